@@ -1,0 +1,19 @@
+#![deny(unsafe_code)]
+
+pub mod api;
+pub mod cluster;
+pub mod command;
+pub mod config;
+pub mod http;
+pub mod lease;
+pub mod machine;
+pub mod mvcc;
+pub mod net;
+pub mod proto;
+pub mod raft;
+pub mod runtime;
+pub mod server;
+pub mod storage;
+pub mod transport;
+pub mod types;
+pub mod watch;
