@@ -314,12 +314,9 @@ impl Network {
                 state.delay(from, to) + state.delay(to, from)
             };
             time.sleep(trip).await;
-            let mut state = lock(&self.state);
-            if !state.is_cut(from, to) && !state.is_cut(to, from) {
-                return state.establish(self, from, to, port);
+            if let Some(answer) = self.handshake(from, to, port) {
+                return answer;
             }
-            state.counters.held += 1;
-            drop(state);
             if time.now_instant() - start > give_up {
                 lock(&self.state).counters.refused += 1;
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "connection timed out"));
@@ -327,6 +324,18 @@ impl Network {
             time.sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(3));
         }
+    }
+}
+
+impl Network {
+    /// The handshake's packets arrive, unless the link is cut either way.
+    fn handshake(&self, from: Host, to: Host, port: u16) -> Option<io::Result<SimStream>> {
+        let mut state = lock(&self.state);
+        if state.is_cut(from, to) || state.is_cut(to, from) {
+            state.counters.held += 1;
+            return None;
+        }
+        Some(state.establish(self, from, to, port))
     }
 }
 
