@@ -2,7 +2,7 @@
 //!
 //! A node needs a clock, randomness, tasks, one or two ordered worker threads, byte-stream sockets
 //! and a disk. It takes them all from one value, its [`Runtime`], and from nowhere else. There are
-//! two implementations: `tokio.rs` for production (feature `real`), and a simulated one in `sim/`, in
+//! two implementations: [`tokio`] for production (feature `real`), and a simulated one in `sim/`, in
 //! which one seed decides every delay, every interleaving and every fault. The traits name neither.
 //!
 //! Vocabulary: a *lane* says which thread a task shares with whom ([`Lane`]); a *worker* runs
@@ -28,6 +28,7 @@ use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::ops::{Add, AddAssign, Sub};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -36,6 +37,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::tokio::io::{AsyncRead, AsyncWrite};
+
+#[cfg(feature = "real")]
+pub mod tokio;
 
 /// All that a node takes from the machine it runs on.
 pub trait Runtime: Clone + Send + Sync + 'static {
@@ -74,6 +78,14 @@ pub trait Runtime: Clone + Send + Sync + 'static {
 
     /// Connects to a listening socket; bounded by no timeout of its own.
     fn connect(&self, to: &Address) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Looks up a host's addresses. By default only literals are understood.
+    fn resolve(&self, host: &str) -> impl Future<Output = io::Result<Vec<IpAddr>>> + Send {
+        let literal = host.parse().map(|address| vec![address]).map_err(|_| {
+            io::Error::new(io::ErrorKind::Unsupported, "this runtime resolves no host names")
+        });
+        std::future::ready(literal)
+    }
 
     /// Returns the handle to the disk.
     fn disk(&self) -> Self::Disk;
