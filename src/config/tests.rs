@@ -1,0 +1,1 @@
+//! Tests of the whole way, from a command line to a configuration or a refusal.
