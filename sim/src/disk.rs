@@ -331,7 +331,7 @@ impl Tracked {
         let mut before = vec![0; data.len()];
         let mut have = 0;
         while have < before.len() {
-            match file.read_at(&mut before[have..], offset + have as u64)? {
+            match FileExt::read_at(file, &mut before[have..], offset + have as u64)? {
                 0 => break,
                 n => have += n,
             }
@@ -562,7 +562,7 @@ impl DiskFile for SimFile {
         }
         let mut have = 0;
         while have < buf.len() {
-            match self.file.read_at(&mut buf[have..], offset + have as u64)? {
+            match FileExt::read_at(&self.file, &mut buf[have..], offset + have as u64)? {
                 0 => break,
                 n => have += n,
             }

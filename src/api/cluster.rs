@@ -13,8 +13,8 @@ fn convert(member: Member) -> pb::Member {
     pb::Member {
         id: member.id.0,
         name: member.name,
-        peer_ur_ls: member.peer_urls,
-        client_ur_ls: member.client_urls,
+        peer_urls: member.peer_urls,
+        client_urls: member.client_urls,
         is_learner: member.learner,
     }
 }
@@ -47,8 +47,8 @@ impl Cluster for Api {
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
         self.admit(&request, Kind::Voter)?;
         let request = request.into_inner();
-        check_urls(&request.peer_ur_ls)?;
-        let mut urls = request.peer_ur_ls;
+        check_urls(&request.peer_urls)?;
+        let mut urls = request.peer_urls;
         urls.sort();
         let (member, members) =
             self.handle.member_add(urls, request.is_learner).await.map_err(fail)?;
@@ -79,11 +79,11 @@ impl Cluster for Api {
         self.admit(&request, Kind::Voter)?;
         let request = request.into_inner();
         // NB: etcd commits an unparsable URL here, and its members panic on it at every start.
-        if !request.peer_ur_ls.is_empty() {
-            check_urls(&request.peer_ur_ls)?;
+        if !request.peer_urls.is_empty() {
+            check_urls(&request.peer_urls)?;
         }
         let id = NodeId(request.id);
-        let members = self.handle.member_update(id, request.peer_ur_ls).await.map_err(fail)?;
+        let members = self.handle.member_update(id, request.peer_urls).await.map_err(fail)?;
         Ok(Response::new(pb::MemberUpdateResponse {
             header: self.cluster_header(),
             members: convert_all(members),

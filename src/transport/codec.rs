@@ -12,6 +12,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use crate::proto::internal as wire;
+use crate::proto::internal::append_response::Outcome;
 use crate::proto::raftpb;
 use crate::raft::{
     AppendResponse, ConfChange, ConfChangeItem, ConfChangeKind, ConfState, Entry, Envelope, Message,
@@ -224,15 +225,16 @@ pub fn encode(envelope: &Envelope) -> wire::RaftEnvelope {
             entries: entries.iter().map(encode_entry).collect(),
             commit: commit.0,
         }),
-        Message::AppendResponse(response) => Kind::AppendResponse(match response {
-            AppendResponse::Accept { matched } => {
-                wire::AppendResponse { reject: None, matched: matched.0 }
-            }
-            AppendResponse::Reject { prev, hint } => wire::AppendResponse {
-                reject: Some(wire::AppendReject { prev: prev.0, hint: position(*hint) }),
-                matched: 0,
-            },
-        }),
+        Message::AppendResponse(response) => {
+            let outcome = match response {
+                AppendResponse::Accept { matched } => Outcome::Matched(matched.0),
+                AppendResponse::Reject { prev, hint } => Outcome::Reject(wire::AppendReject {
+                    prev_index: prev.0,
+                    hint: position(*hint),
+                }),
+            };
+            Kind::AppendResponse(wire::AppendResponse { outcome: Some(outcome) })
+        }
         Message::Heartbeat { commit, round } => {
             Kind::Heartbeat(wire::Heartbeat { commit: commit.0, round: *round })
         }
@@ -254,8 +256,7 @@ pub fn encode(envelope: &Envelope) -> wire::RaftEnvelope {
         Message::ReadIndexResponse { forward, index } => {
             Kind::ReadIndexResponse(wire::ReadIndexResponse {
                 forward: *forward,
-                confirmed: index.is_some(),
-                index: index.map_or(0, Index::get),
+                index: index.map(Index::get),
             })
         }
         Message::TimeoutNow => Kind::TimeoutNow(wire::TimeoutNow {}),
@@ -299,19 +300,21 @@ pub fn decode(envelope: wire::RaftEnvelope) -> Result<Envelope, CodecError> {
             entries: m.entries.into_iter().map(decode_entry).collect::<Result<_, _>>()?,
             commit: Index(m.commit),
         },
-        Kind::AppendResponse(m) => Message::AppendResponse(match m.reject {
-            None => AppendResponse::Accept { matched: Index(m.matched) },
-            Some(reject) => AppendResponse::Reject {
-                prev: Index(reject.prev),
-                hint: read_position(reject.hint)?,
-            },
-        }),
+        Kind::AppendResponse(m) => {
+            Message::AppendResponse(match m.outcome.ok_or(CodecError::Missing("outcome"))? {
+                Outcome::Matched(matched) => AppendResponse::Accept { matched: Index(matched) },
+                Outcome::Reject(reject) => AppendResponse::Reject {
+                    prev: Index(reject.prev_index),
+                    hint: read_position(reject.hint)?,
+                },
+            })
+        }
         Kind::Heartbeat(m) => Message::Heartbeat { commit: Index(m.commit), round: m.round },
         Kind::HeartbeatResponse(m) => Message::HeartbeatResponse { round: m.round },
         Kind::ReadIndex(m) => Message::ReadIndex { forward: m.forward },
         Kind::ReadIndexResponse(m) => Message::ReadIndexResponse {
             forward: m.forward,
-            index: m.confirmed.then_some(Index(m.index)),
+            index: m.index.map(Index),
         },
         Kind::Propose(m) => Message::Propose {
             proposals: m.proposals.into_iter().map(decode_proposal).collect::<Result<_, _>>()?,

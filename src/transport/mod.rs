@@ -13,7 +13,7 @@
 //! lives. What it does not: that they arrive.
 
 pub mod codec;
-pub mod grpc;
+//pub mod grpc;
 
 use std::collections::BTreeMap;
 
