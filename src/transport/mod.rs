@@ -13,18 +13,57 @@
 //! lives. What it does not: that they arrive.
 
 pub mod codec;
-//pub mod grpc;
+pub mod grpc;
 
 use std::collections::BTreeMap;
 
+use tonic::Status;
+
 use crate::raft::Envelope;
-use crate::types::NodeId;
+use crate::types::{ClusterId, NodeId};
 
 /// Where a peer is found and how often to try.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerAddress {
     /// The peer's URLs, tried in turn.
     pub urls: Vec<String>,
+}
+
+/// Who speaks on a stream, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The speaker's cluster.
+    pub cluster_id: ClusterId,
+    /// The speaker.
+    pub member_id: NodeId,
+    /// Whom it believes to have reached; the speaker's own id in a hello that is still to be sent.
+    pub to: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Where it is found.
+    pub peer_urls: Vec<String>,
+    /// The number drawn when its data directory was made: a wiped member has another one.
+    pub store_id: u64,
+    /// Counts its starts.
+    pub boot: u64,
+}
+
+/// Where a transport delivers.
+pub trait Inbox: Send + Sync + 'static {
+    /// Decides whether a peer may speak to this member.
+    ///
+    /// # Errors
+    /// The status with which its stream is refused.
+    fn admit(&self, hello: &Hello) -> Result<(), Status>;
+
+    /// Messages arrived.
+    fn messages(&self, messages: Vec<Envelope>);
+
+    /// A message to this peer was lost.
+    fn unreachable(&self, peer: NodeId);
+
+    /// A connection from or to this peer broke.
+    fn connection_lost(&self, peer: NodeId);
 }
 
 /// Carries messages to peers. Clones share one set of connections.
