@@ -122,30 +122,21 @@ pub(super) fn parse_uint(text: &str) -> Result<u64, NotANumber> {
         _ if text.starts_with('0') => (8, &text[1..]),
         _ => (10, text),
     };
-    // An underscore stands between two digits; a base prefix counts as a digit before it.
-    let after_prefix = digits.len() < text.len();
-    let mut digit_before = after_prefix;
-    let (mut value, mut overflow, mut any) = (0_u64, false, false);
-    for c in digits.chars() {
-        if c == '_' {
-            if !digit_before {
-                return Err(NotANumber::Syntax);
-            }
-            digit_before = false;
-            continue;
-        }
+    let (mut value, mut any) = (0_u64, false);
+    for c in digits.chars().filter(|c| *c != '_') {
         let digit = c.to_digit(radix).ok_or(NotANumber::Syntax)?;
-        (digit_before, any) = (true, true);
-        match value.checked_mul(u64::from(radix)).and_then(|v| v.checked_add(u64::from(digit))) {
-            Some(next) => value = next,
-            None => overflow = true,
-        }
+        any = true;
+        // NB: too large is told as soon as it is known, whatever follows.
+        value = value
+            .checked_mul(u64::from(radix))
+            .and_then(|value| value.checked_add(u64::from(digit)))
+            .ok_or(NotANumber::Range)?;
     }
-    match (any && digit_before, overflow) {
-        (false, _) => Err(NotANumber::Syntax),
-        (true, true) => Err(NotANumber::Range),
-        (true, false) => Ok(value),
-    }
+    // An underscore stands between two digits; a base prefix counts as a digit before it.
+    let prefixed = digits.len() < text.len();
+    let stray =
+        (digits.starts_with('_') && !prefixed) || digits.ends_with('_') || digits.contains("__");
+    if any && !stray { Ok(value) } else { Err(NotANumber::Syntax) }
 }
 
 /// Reads a signed literal: an optional sign and an unsigned one.
@@ -175,7 +166,7 @@ const UNITS: [(&str, u64); 8] = [
 
 /// Reads a duration such as `1h30m` or `-1.5s`; the error is Go's sentence.
 pub(super) fn parse_duration(text: &str) -> Result<Nanoseconds, String> {
-    let invalid = || format!("time: invalid duration {}", quote(text));
+    let invalid = || format!("time: invalid duration {}", quote_ascii(text));
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -202,13 +193,13 @@ pub(super) fn parse_duration(text: &str) -> Result<Nanoseconds, String> {
             // NB: a number beyond 64 bits is refused as such even where its unit is missing.
             return match whole.parse::<u64>() {
                 Err(_) if !whole.is_empty() => Err(invalid()),
-                _ => Err(format!("time: missing unit in duration {}", quote(text))),
+                _ => Err(format!("time: missing unit in duration {}", quote_ascii(text))),
             };
         }
         let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
         let unit = UNITS.iter().find(|(known, _)| *known == name).map(|(_, unit)| *unit);
         let unit = unit.ok_or_else(|| {
-            format!("time: unknown unit {} in duration {}", quote(name), quote(text))
+            format!("time: unknown unit {} in duration {}", quote_ascii(name), quote_ascii(text))
         })?;
         total += u128::from(whole) * u128::from(unit) + part_of(fraction, unit);
         if total > 1 << 63 {
@@ -280,12 +271,33 @@ pub(super) fn quote(text: &str) -> String {
             '\t' => quoted.push_str("\\t"),
             '\u{b}' => quoted.push_str("\\v"),
             c if c < ' ' || c == '\u{7f}' => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => quoted.push(c),
+            c if c.is_ascii() || is_printable(c) => quoted.push(c),
+            c => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
         }
     }
     quoted.push('"');
     quoted
+}
+
+/// Prints text in double quotes with every byte beyond ASCII escaped, as Go's `time` does.
+fn quote_ascii(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => quoted.extend(['\\', char::from(byte)]),
+            b' '..0x80 => quoted.push(char::from(byte)),
+            _ => quoted.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    format!("\"{quoted}\"")
+}
+
+/// Tells whether Go prints a character beyond ASCII as it is: no controls, blanks or marks without
+/// width.
+fn is_printable(c: char) -> bool {
+    let invisible = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e000}'..='\u{f8ff}' | '\u{fff9}'..='\u{fffb}');
+    !c.is_control() && !c.is_whitespace() && !invisible
 }
 
 /// Prints a list of texts as Go prints a slice of strings with `%q`: `["a" "b"]`.
@@ -376,7 +388,7 @@ mod tests {
             ("0x_f", Ok(15)),
             ("18446744073709551615", Ok(u64::MAX)),
             ("18446744073709551616", Err(Range)),
-            ("184467440737095516160x", Err(Syntax)),
+            ("184467440737095516160x", Err(Range)),
             ("", Err(Syntax)),
             ("08", Err(Syntax)),
             ("0x", Err(Syntax)),
@@ -463,6 +475,7 @@ mod tests {
 
     #[test]
     fn quotes_carry_gos_escapes() {
+        assert_eq!(quote("\u{85}\u{200b}\u{feff}\u{a0}"), r#""\u0085\u200b\ufeff\u00a0""#);
         assert_eq!(quote("a\"b\\c\n\t\u{1}\u{7f}é"), r#""a\"b\\c\n\t\x01\x7fé""#);
         assert_eq!(quote_list(&["a", "b"]), r#"["a" "b"]"#);
         assert_eq!(quote_list::<String>(&[]), "[]");

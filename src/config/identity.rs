@@ -67,6 +67,23 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_those_that_a_running_etcd_gave() {
+        let two_urls = urls(&["http://127.0.0.1:42381", "http://127.0.0.1:42380"]);
+        let member = member_id(&two_urls, "tok");
+        assert_eq!(member, NodeId(0x6b07_6ac5_594e_ac9d));
+        assert_eq!(cluster_id(&[member]), ClusterId(0x14f4_82f0_8139_9288));
+
+        let three: Vec<NodeId> =
+            ["http://127.0.0.1:42380", "http://127.0.0.1:42390", "http://127.0.0.1:42391"]
+                .iter()
+                .map(|url| member_id(&urls(&[url]), "tok"))
+                .collect();
+        let known = [0x30cf_319f_eadb_6b70, 0xf771_fc64_520f_2723, 0xe59c_409d_92c9_156c];
+        assert_eq!(three, known.map(NodeId));
+        assert_eq!(cluster_id(&three), ClusterId(0x436f_5aee_2a9e_380f));
+    }
+
+    #[test]
     fn order_does_not_count_and_salt_does() {
         let forth = urls(&["http://a:1", "http://b:1"]);
         let back: Vec<Url> = forth.iter().rev().cloned().collect();

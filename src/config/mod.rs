@@ -10,15 +10,15 @@
 //! - An argument that is no flag is an error, exit 1. Then comes `--version`.
 //! - A variable `ETCD_SOME_FLAG` stands for `--some-flag`. One setting given in both ways is an error
 //!   even where they agree; an empty variable is none; one that no flag answers to is warned about.
-//! - Settings are then held against one another ([`validate`]), defaults filled in ([`resolve`]),
-//!   and those that ask for what is not there refused ([`not_yet`]).
+//! - Settings are then held against one another (`validate`), defaults filled in (`resolve`),
+//!   and those that ask for what is not there refused (`not_yet`).
 //!
 //! Invariants:
 //! - The accepted language, the texts and the exit codes are etcd's, so that unit files, charts and
 //!   the people behind them need no change. Help texts are our own.
 //! - A `Config` in hand has passed every check that needs no I/O, except those of bootstrap
 //!   ([`Config::check_bootstrap`]), which do not concern a member that has a log.
-//! - No flag is taken and ignored, unless ignoring it is right ([`not_yet`]).
+//! - No flag is taken and ignored, unless ignoring it is right (`not_yet`).
 //!
 //! The parser is made by hand because clap, which the other command lines use, can neither take Go's
 //! syntax (`-name x`, `--auto-tls=false` but not `--auto-tls false`) nor say Go's sentences, and its
@@ -142,15 +142,18 @@ pub fn parse(args: &[String], env: &BTreeMap<String, String>) -> Result<Parsed, 
         }
     }
     resolve::raise_peer_timeouts(&mut raw, &mut log);
-    let logging = match validate::logging(&raw) {
+    let logging = match validate::fallback(&raw).and_then(|()| validate::logging(&raw)) {
         Ok(logging) => logging,
         Err(complaint) => return Err(refuse(args, log, &Logging::default(), complaint)),
     };
-    match resolve::resolve(&raw, &mut log) {
-        Ok(config) => {
-            log.push(running(args));
-            Ok(Parsed { config, log: shown(log, logging.level) })
-        }
+    let checked = validate::check(&raw, &mut log);
+    resolve::warn_of_deprecated(&raw, &mut log);
+    if let Err(complaint) = checked {
+        return Err(refuse(args, log, &logging, complaint));
+    }
+    log.push(running(args));
+    match resolve::resolve(&raw, &logging, &mut log) {
+        Ok(config) => Ok(Parsed { config, log: shown(log, logging.level) }),
         Err(complaint) => Err(refuse(args, log, &logging, complaint)),
     }
 }
@@ -174,7 +177,10 @@ fn refuse(args: &[String], mut log: Vec<LogLine>, logging: &Logging, why: Compla
         }
         _ => 1,
     };
-    log.push(running(args));
+    let line = running(args);
+    if log.iter().all(|other| other.message != line.message) {
+        log.push(line);
+    }
     let error = |text: &str| vec![("error", text.into())];
     match why {
         Complaint::Start(text) => {

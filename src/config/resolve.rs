@@ -15,21 +15,18 @@ use super::settings::{
 };
 use super::validate::{self, Complaint, Logging};
 
-/// Makes a configuration of the flags' values; warnings go to `log`.
-pub(super) fn resolve(raw: &Raw, log: &mut Vec<LogLine>) -> Result<Config, Complaint> {
-    if raw.discovery_fallback == "proxy" {
-        let text = "v2 proxy is deprecated, and --discovery-fallback can't be configured as";
-        return Err(format!("{text} \"proxy\"").into());
-    }
-    let logging = validate::logging(raw)?;
-    validate::check(raw, log)?;
+/// Makes a configuration of values that have passed [`validate::check`]; warnings go to `log`.
+pub(super) fn resolve(
+    raw: &Raw,
+    logging: &Logging,
+    log: &mut Vec<LogLine>,
+) -> Result<Config, Complaint> {
     let tls = listeners::check(raw, log)?;
     let auto_compaction = validate::auto_compaction(raw)?;
     let auth_token = validate::auth_token(&raw.auth_token)?;
     not_yet::check(raw)?;
-    warn_of_deprecated(raw, log);
     warn_of_sizes(raw, log);
-    Ok(assemble(raw, logging, tls, auto_compaction, auth_token, log))
+    Ok(assemble(raw, logging.clone(), tls, auto_compaction, auth_token, log))
 }
 
 /// The shortest deadline between members.
@@ -51,7 +48,8 @@ pub(super) fn raise_peer_timeouts(raw: &mut Raw, log: &mut Vec<LogLine>) {
     }
 }
 
-fn warn_of_deprecated(raw: &Raw, log: &mut Vec<LogLine>) {
+/// Warns of flags that are on their way out.
+pub(super) fn warn_of_deprecated(raw: &Raw, log: &mut Vec<LogLine>) {
     let deprecated = [
         (
             "max-snapshots",

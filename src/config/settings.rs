@@ -13,6 +13,7 @@ use super::goflag::Nanoseconds;
 use super::logline::{LogFormat, LogLevel, LogOutput};
 use super::raw::Raw;
 use super::url::Url;
+use super::validate::Logging;
 
 /// All settings of one server.
 #[derive(Clone, Debug, PartialEq)]
@@ -310,7 +311,7 @@ pub struct Discovery {
 
 impl Default for Config {
     fn default() -> Config {
-        super::resolve::resolve(&Raw::default(), &mut Vec::new())
+        super::resolve::resolve(&Raw::default(), &Logging::default(), &mut Vec::new())
             .expect("the defaults make a configuration")
     }
 }

@@ -8,8 +8,7 @@
 //! - `Url::parse(text)?.to_string()` parses again, to an equal value.
 //! - Order and equality are those of the text.
 //!
-//! Left out: percent escapes in host names, which are refused (Go takes those of non-ASCII bytes).
-//! User, query and fragment are kept in the text and otherwise without meaning, as in etcd.
+//! Left out: host names beyond ASCII, escaped or not, which are refused (Go takes them). User, query and fragment are kept in the text and otherwise without meaning, as in etcd.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -233,8 +232,10 @@ impl Parts {
         let (host, path) = match rest.strip_prefix("//") {
             Some(after) => {
                 let (authority, path) = after.split_at(after.find('/').unwrap_or(after.len()));
-                let host = authority.rsplit_once('@').map_or(authority, |(_user, host)| host);
-                (check_host(&scheme, host)?, path)
+                let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+                let host = check_host(&scheme, host)?;
+                check_user(user)?;
+                (host, path)
             }
             None if scheme.is_empty() || rest.starts_with('/') => ("", rest),
             // `unix:run/x.sock` has neither host nor path for Go; the name is kept as the address, so
@@ -243,17 +244,21 @@ impl Parts {
             None => ("", ""),
         };
         check_escapes(path)?;
+        let before_path = rest.strip_suffix(path).expect("the path ends the rest");
         if let Some(fragment) = fragment {
             check_escapes(fragment)?;
         }
-        let mut printed = format!("{scheme}:{}", if rest == "//" { "" } else { rest });
+        let mut printed = match before_path {
+            "//" if path.is_empty() => format!("{scheme}:"),
+            _ => format!("{scheme}:{before_path}{}", escaped_path(path)),
+        };
         if let Some(query) = query {
             printed.push_str(&format!("?{query}"));
         }
         if let Some(fragment) = fragment {
             printed.push_str(&format!("#{fragment}"));
         }
-        let (host, path) = (host.to_owned(), path.to_owned());
+        let (host, path) = (host.to_owned(), unescaped(path));
         Ok(Parts { scheme, host, path, text: printed })
     }
 }
@@ -318,16 +323,51 @@ fn check_host<'a>(scheme: &str, host: &'a str) -> Result<&'a str, String> {
 /// Refuses what cannot stand in a host name.
 fn check_host_characters(host: &str) -> Result<(), String> {
     check_escapes(host)?;
-    if let Some(at) = host.find('%') {
+    // An escaped percent sign stands for itself; no other ASCII character may be escaped.
+    if let Some((at, _)) = host.match_indices('%').find(|(at, _)| !host[*at..].starts_with("%25")) {
         return Err(format!("invalid URL escape {}", quote(&escape_at(host, at))));
     }
-    let odd = |c: &char| {
-        c.is_ascii() && !c.is_ascii_alphanumeric() && !"-_.~!$&'()*+,;=:[]<>\"".contains(*c)
-    };
+    let odd = |c: &char| !c.is_ascii_alphanumeric() && !"-_.~!$&'()*+,;=:[]<>\"%".contains(*c);
     match host.chars().find(odd) {
         Some(c) => Err(format!("invalid character {} in host name", quote(&c.to_string()))),
         None => Ok(()),
     }
+}
+
+/// Refuses what cannot stand before the `@`.
+fn check_user(user: &str) -> Result<(), String> {
+    let odd = |c: char| !c.is_ascii_alphanumeric() && !"-._:~!$&'()*+,;=%@".contains(c);
+    if user.contains(odd) {
+        return Err("net/url: invalid userinfo".to_owned());
+    }
+    check_escapes(user)
+}
+
+/// Escapes what cannot stand in a path, and leaves what is escaped.
+fn escaped_path(path: &str) -> String {
+    let mut escaped = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        let c = char::from(byte);
+        if c.is_ascii_alphanumeric() || "-_.~!$&'()*+,;=:@[]%/".contains(c) {
+            escaped.push(c);
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
+/// Undoes the escapes of a path that [`check_escapes`] has passed. Bytes that are no UTF-8 are
+/// replaced, since a path in a flag is text.
+fn unescaped(path: &str) -> String {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at(2);
+        bytes.push(u8::from_str_radix(digits, 16).expect("two hexadecimal digits follow"));
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Refuses a percent sign that two hexadecimal digits do not follow.
@@ -409,11 +449,19 @@ mod tests {
             ("unix://localhost:123", "localhost:123"),
             ("unix:/run/m.sock", "/run/m.sock"),
             ("unix:m.sock", "m.sock"),
+            ("unix:///run/a%20b", "/run/a b"),
         ] {
             let url = Url::parse(text).expect(text);
             assert_eq!(url.socket_path().as_deref(), Some(path), "{text}");
             assert_eq!(url.to_string(), text);
         }
+        let url = Url::parse("unix:///run/é b").expect("a path may hold anything");
+        assert_eq!(url.to_string(), "unix:///run/%C3%A9%20b");
+        assert_eq!(url.socket_path().as_deref(), Some("/run/é b"));
+        assert_eq!(
+            Url::parse(url.as_str()).map(|again| again.socket_path()),
+            Ok(url.socket_path())
+        );
     }
 
     #[test]
@@ -437,6 +485,9 @@ mod tests {
             ("http://[::1:2", "parse \"http://[::1:2\": missing ']' in host"),
             ("http://a b:1", "parse \"http://a b:1\": invalid character \" \" in host name"),
             ("http://a%zz:1", "parse \"http://a%zz:1\": invalid URL escape \"%zz\""),
+            ("http://é:1", "parse \"http://é:1\": invalid character \"é\" in host name"),
+            ("http://a%41:1", "parse \"http://a%41:1\": invalid URL escape \"%41\""),
+            ("http://u v@h:1", "parse \"http://u v@h:1\": net/url: invalid userinfo"),
             (
                 "http://a\u{1}b:1",
                 "parse \"http://a\\x01b:1\": net/url: invalid control character in URL",

@@ -48,6 +48,15 @@ impl Default for Logging {
     }
 }
 
+/// Refuses the one fallback that is gone.
+pub(super) fn fallback(raw: &Raw) -> Result<(), Complaint> {
+    if raw.discovery_fallback == "proxy" {
+        let text = "v2 proxy is deprecated, and --discovery-fallback can't be configured as";
+        return Err(format!("{text} \"proxy\"").into());
+    }
+    Ok(())
+}
+
 /// Reads the settings of the log, before anything else: they decide how the rest is told.
 pub(super) fn logging(raw: &Raw) -> Result<Logging, Complaint> {
     match raw.logger.as_str() {
