@@ -223,7 +223,7 @@ impl Clock {
         }
         let Some(timer) = self.timers.get_mut(&id) else { return Renewal::Gone };
         let over = timer.state == State::Ending || timer.deadline <= now;
-        if over && !crate::mutants::planted("E23") {
+        if over && !crate::mutant!("E23") {
             return Renewal::Wait;
         }
         if timer.reported || timer.reporting > 0 || timer.reset != Reset::No {

@@ -72,7 +72,7 @@ impl Leases {
         let mut by_id = BTreeMap::new();
         for (key, value) in rows {
             let (id, lease) = decode(&key, &value).ok_or(key)?;
-            if crate::mutants::planted("E25") && id.0 < 0 {
+            if crate::mutant!("E25") && id.0 < 0 {
                 continue;
             }
             by_id.insert(id, lease);
@@ -135,7 +135,7 @@ impl Leases {
 
     /// Tells which lease of an expiry proposed in `term` may be ended by the entry at `position`.
     pub fn may_expire(&self, position: LogPosition, term: Term, id: LeaseId, mark: Index) -> bool {
-        if crate::mutants::planted("E22") {
+        if crate::mutant!("E22") {
             return self.by_id.contains_key(&id);
         }
         position.term == term && self.by_id.get(&id).is_some_and(|lease| lease.mark == mark)
