@@ -1,0 +1,91 @@
+//! Writing in the background: closed batches of change sets, each one LMDB transaction.
+
+use std::sync::Arc;
+
+use super::Shared;
+use super::error::StorageError;
+use super::lmdb::{Lmdb, WriteTxn};
+use super::overlay::Generation;
+use super::schema::{META_APPLIED, Table};
+use crate::types::{Index, LogPosition, Term};
+
+/// The writing of one closed batch. Runs on the worker that owns all write transactions.
+///
+/// Dropped without having run, it leaves the batch in the overlay for good: reads stay right, and no
+/// later batch is begun. That is for a node that is going down.
+pub struct FlushJob {
+    shared: Arc<Shared>,
+    lmdb: Arc<Lmdb>,
+    batch: Arc<Generation>,
+    position: LogPosition,
+    previous: LogPosition,
+}
+
+impl FlushJob {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        lmdb: Arc<Lmdb>,
+        batch: Arc<Generation>,
+        previous: LogPosition,
+    ) -> Self {
+        let position = batch.last().expect("a closed batch holds a change set");
+        Self { shared, lmdb, batch, position, previous }
+    }
+
+    /// Returns the position of the last change set of the batch.
+    pub fn position(&self) -> LogPosition {
+        self.position
+    }
+
+    /// Writes the batch and its applied position in one synced transaction, then takes it out of the
+    /// overlay. After an error nothing was stored and the store accepts no more writes.
+    pub fn run(self) -> Result<LogPosition, StorageError> {
+        self.shared.check_poison()?;
+        match self.store() {
+            Ok(used) => {
+                self.shared.crash_point("flush_committed");
+                self.shared.batch_is_durable(self.position, used);
+                Ok(self.position)
+            }
+            Err(error) => {
+                self.shared.poison(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn store(&self) -> Result<u64, StorageError> {
+        let mut txn = self.lmdb.writer()?;
+        write_batch(&mut txn, &self.batch);
+        write_applied(&mut txn, self.position, self.previous);
+        self.shared.crash_point("flush_before_commit");
+        txn.commit()?;
+        self.lmdb.used_bytes()
+    }
+}
+
+/// Writes a batch table by table, each in key order.
+pub(super) fn write_batch(txn: &mut WriteTxn<'_>, batch: &Generation) {
+    for table in Table::ALL {
+        if !batch.table(table).is_empty() {
+            txn.write_sorted(table, batch.table(table).iter());
+        }
+    }
+}
+
+/// Writes down up to where this transaction brings the store, and where the one before had brought it.
+pub(super) fn write_applied(txn: &mut WriteTxn<'_>, now: LogPosition, previous: LogPosition) {
+    let mut value = Vec::with_capacity(32);
+    for number in [now.index.0, now.term.0, previous.index.0, previous.term.0] {
+        value.extend_from_slice(&number.to_be_bytes());
+    }
+    txn.put(Table::Meta, META_APPLIED, &value);
+}
+
+/// Reads back what [`write_applied`] wrote: the position, and the one of the commit before.
+pub(super) fn parse_applied(value: &[u8]) -> Option<(LogPosition, LogPosition)> {
+    let mut numbers = value.chunks_exact(8).map(|n| u64::from_be_bytes(n.try_into().expect("8")));
+    let mut position = || Some(LogPosition::new(Index(numbers.next()?), Term(numbers.next()?)));
+    let found = (position()?, position()?);
+    (value.len() == 32).then_some(found)
+}
