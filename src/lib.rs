@@ -7,6 +7,7 @@ pub mod config;
 pub mod http;
 pub mod lease;
 pub mod machine;
+pub mod mutants;
 pub mod mvcc;
 pub mod net;
 pub mod proto;

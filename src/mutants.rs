@@ -1,0 +1,49 @@
+//! Planted defects. The simulator proves that it can see by catching each of them: a *mutant* is a
+//! known way to be wrong, written beside the right code as `if mutant!("R01") { … }` and switched on
+//! by name at run time.
+//!
+//! Without the feature `mutants`, `mutant!` is the constant `false` and the compiler drops the
+//! branch: a release build carries no trace. With it, the active set belongs to the *thread*, so that
+//! seeds hunted on several threads do not disturb one another. Only the hunt in `sim/` asks for the
+//! feature.
+
+/// Tells whether the named planted defect is switched on for this thread.
+#[cfg(feature = "mutants")]
+#[macro_export]
+macro_rules! mutant {
+    ($name:literal) => {
+        $crate::mutants::active($name)
+    };
+}
+
+/// Tells whether the named planted defect is switched on: never, in this build.
+#[cfg(not(feature = "mutants"))]
+#[macro_export]
+macro_rules! mutant {
+    ($name:literal) => {
+        false
+    };
+}
+
+#[cfg(feature = "mutants")]
+mod switch {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static ACTIVE: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Tells whether `name` is switched on for this thread.
+    pub fn active(name: &str) -> bool {
+        ACTIVE.with_borrow(|set| set.iter().any(|on| on == name))
+    }
+
+    /// Switches on exactly the named defects for this thread and returns the set it replaces.
+    pub fn activate(names: &[&str]) -> Vec<String> {
+        let next = names.iter().map(|name| (*name).to_owned()).collect();
+        ACTIVE.replace(next)
+    }
+}
+
+#[cfg(feature = "mutants")]
+pub use switch::{activate, active};
