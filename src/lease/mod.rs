@@ -40,6 +40,8 @@ pub mod clock;
 pub(crate) mod golden;
 pub mod keys;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 pub use clock::{Clock, ClockOptions, Proposal, Renewal};
 pub use table::{Change, GrantError, Lease, Leases, TTL_SECONDS_MAX};
