@@ -152,7 +152,7 @@ pub(crate) fn entry(record: LogRecord) -> Result<Entry, codec::CodecError> {
     Ok(Entry { term: record.term, index: record.index, payload })
 }
 
-fn stored(state: HardState) -> crate::storage::log::HardState {
+pub(crate) fn stored(state: HardState) -> crate::storage::log::HardState {
     crate::storage::log::HardState {
         term: state.term,
         vote: state.vote,
