@@ -56,7 +56,8 @@ impl Endpoint {
             Some(config) => {
                 let host = self.address.rsplit_once(':').map_or(&*self.address, |(host, _)| host);
                 let name = ServerName::try_from(host.to_owned())?;
-                let tls = tokio_rustls::TlsConnector::from(config.clone()).connect(name, tcp).await?;
+                let tls =
+                    tokio_rustls::TlsConnector::from(config.clone()).connect(name, tcp).await?;
                 (handshake(tls).await?, Scheme::HTTPS)
             }
         };

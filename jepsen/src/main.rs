@@ -7,6 +7,7 @@
 //! Nothing here shares code with the server but the generated messages: connections are made by
 //! [`channel`], so that a mistake in the product's own HTTP/2 or TLS can't hide itself.
 
+mod bench;
 mod channel;
 mod differential;
 mod process;
@@ -25,6 +26,8 @@ struct Arguments {
 enum Command {
     /// One random stream of requests to Mainstay and to an etcd; the answers must be equal.
     Differential(differential::Options),
+    /// Both on one machine, measured in turns.
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         .expect("threads and sockets can be had");
     let outcome = match arguments.command {
         Command::Differential(options) => runtime.block_on(differential::run(options)),
+        Command::Bench(options) => runtime.block_on(bench::run(options)),
     };
     // Watch streams and servers may still be open; nobody waits for them.
     runtime.shutdown_background();

@@ -75,7 +75,11 @@ impl Plan {
                 bail!("{} ended: {status}\n{}", self.binary.display(), process.last_words());
             }
             if process.started.elapsed() > limit {
-                bail!("{} does not serve after {limit:?}\n{}", self.binary.display(), process.last_words());
+                bail!(
+                    "{} does not serve after {limit:?}\n{}",
+                    self.binary.display(),
+                    process.last_words()
+                );
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -101,7 +105,8 @@ pub fn flags(pairs: &[(&str, &str)]) -> Vec<String> {
 /// fails and says so.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     // All are held until all are known, so that they differ.
-    let held = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
+    let held =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
     held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
@@ -145,10 +150,12 @@ impl Process {
 
     /// The processor time used so far, by all its threads.
     pub fn cpu(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        let stat =
+            fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
         // The name in parentheses may hold blanks; fields 14 and 15 (user, system) are counted after it.
         let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-        let ticks: u64 = after.split_whitespace().skip(11).take(2).flat_map(str::parse::<u64>).sum();
+        let ticks: u64 =
+            after.split_whitespace().skip(11).take(2).flat_map(str::parse::<u64>).sum();
         // SAFETY: asks for a constant.
         #[allow(unsafe_code)]
         let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
@@ -157,7 +164,8 @@ impl Process {
 
     /// Resident memory in bytes: (all of it, the anonymous part).
     pub fn memory(&self) -> (u64, u64) {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let kib = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name));
             line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0)

@@ -4,6 +4,8 @@
 //! exact value in the protocol: the keys of a lease, a lease's remaining seconds, and keys that are equal
 //! by the field they were asked to be sorted by. All else that may differ stands in [`KNOWN`], with its reason.
 
+use std::collections::BTreeSet;
+
 use mainstay::proto::etcdserverpb::{self as pb, request_op, response_op};
 use mainstay::proto::mvccpb::KeyValue;
 
@@ -26,17 +28,6 @@ const EVER: (u32, u32, u32) = (u32::MAX, 0, 0);
 pub const KNOWN: &[Known] = &[
     Known {
         before: EVER,
-        reason: "keys that compare equal have no order, and a limit may fall between any of them",
-        level: |request, ours, theirs| match (request, ours, theirs) {
-            (Request::Range(range), Answer::Range(ours), Answer::Range(theirs)) => level_ties(range, ours, theirs),
-            (Request::Txn(txn), Answer::Txn(ours), Answer::Txn(theirs)) => {
-                each_inner_range(txn, ours, theirs, &mut |range, ours, theirs| level_ties(range, ours, theirs));
-            }
-            _ => {}
-        },
-    },
-    Known {
-        before: EVER,
         reason: "a hash taken by the scrub of a compaction is kept only if the one before it was complete",
         level: |_, ours, theirs| {
             if let (Answer::HashKv(ours), Answer::HashKv(theirs)) = (ours, theirs)
@@ -51,18 +42,47 @@ pub const KNOWN: &[Known] = &[
         before: (3, 7, 0),
         reason: "3.7 answers keys_only from the index, which has no leases",
         level: |request, ours, theirs| {
-            let level = |range: &pb::RangeRequest, ours: &mut pb::RangeResponse, theirs: &mut pb::RangeResponse| {
-                if range.keys_only && ours.kvs.iter().all(|kv| kv.lease == 0) {
-                    theirs.kvs.iter_mut().for_each(|kv| kv.lease = 0);
-                }
+            let level = |range: &pb::RangeRequest,
+                         ours: &mut pb::RangeResponse,
+                         theirs: &mut pb::RangeResponse| {
+                let bare: BTreeSet<_> = ours
+                    .kvs
+                    .iter()
+                    .filter(|kv| range.keys_only && kv.lease == 0)
+                    .map(|kv| kv.key.clone())
+                    .collect();
+                theirs
+                    .kvs
+                    .iter_mut()
+                    .filter(|kv| bare.contains(&kv.key))
+                    .for_each(|kv| kv.lease = 0);
             };
             match (request, ours, theirs) {
-                (Request::Range(range), Answer::Range(ours), Answer::Range(theirs)) => level(range, ours, theirs),
+                (Request::Range(range), Answer::Range(ours), Answer::Range(theirs)) => {
+                    level(range, ours, theirs)
+                }
                 (Request::Txn(txn), Answer::Txn(ours), Answer::Txn(theirs)) => {
-                    each_inner_range(txn, ours, theirs, &mut |range, ours, theirs| level(range, ours, theirs));
+                    each_inner_range(txn, ours, theirs, &mut |range, ours, theirs| {
+                        level(range, ours, theirs)
+                    });
                 }
                 _ => {}
             }
+        },
+    },
+    Known {
+        before: EVER,
+        reason: "keys that compare equal have no order, and a limit may fall between any of them",
+        level: |request, ours, theirs| match (request, ours, theirs) {
+            (Request::Range(range), Answer::Range(ours), Answer::Range(theirs)) => {
+                level_ties(range, ours, theirs)
+            }
+            (Request::Txn(txn), Answer::Txn(ours), Answer::Txn(theirs)) => {
+                each_inner_range(txn, ours, theirs, &mut |range, ours, theirs| {
+                    level_ties(range, ours, theirs)
+                });
+            }
+            _ => {}
         },
     },
     Known {
@@ -70,7 +90,44 @@ pub const KNOWN: &[Known] = &[
         reason: "older ones tell progress before the events it promises",
         level: |_, _, theirs| {
             if let Answer::Level(streams) = theirs {
-                streams.iter_mut().for_each(|level| level.broken.retain(|rule| !rule.contains("after progress")));
+                streams
+                    .iter_mut()
+                    .for_each(|level| level.broken.retain(|rule| !rule.contains("after progress")));
+            }
+        },
+    },
+    Known {
+        before: (3, 5, 0),
+        reason: "older ones answer about alarms without a header",
+        level: |_, ours, theirs| {
+            if let (Answer::Alarms(ours), Answer::Alarms(theirs)) = (ours, theirs)
+                && theirs.header.is_none()
+            {
+                theirs.header = ours.header;
+            }
+        },
+    },
+    Known {
+        before: (3, 6, 0),
+        reason: "older ones check all puts of a txn before all its ranges, so of two refusals they name another",
+        level: |request, ours, theirs| {
+            if let (Request::Txn(_), Answer::Error(_), Answer::Error(_)) =
+                (request, &*ours, &*theirs)
+            {
+                *theirs = ours.clone();
+            }
+        },
+    },
+    Known {
+        before: (3, 5, 0),
+        reason: "older ones refuse to hash the compacted revision itself",
+        level: |request, ours, theirs| {
+            if let (Request::HashKv(asked), Answer::HashKv(_), Answer::Error(error)) =
+                (request, &*ours, &*theirs)
+                && asked.revision > 0
+                && error.message.ends_with("required revision has been compacted")
+            {
+                *theirs = ours.clone();
             }
         },
     },
@@ -125,7 +182,11 @@ pub fn compare(
             }
         }
     }
-    if ours == theirs { Verdict::Equal(used) } else { Verdict::Different(difference(&ours, &theirs)) }
+    if ours == theirs {
+        Verdict::Equal(used)
+    } else {
+        Verdict::Different(difference(&ours, &theirs))
+    }
 }
 
 /// Takes out what the two clusters have for themselves, and the order where there is none.
@@ -155,14 +216,24 @@ fn each_inner_range(
         return;
     }
     let branch = if ours.succeeded { &txn.success } else { &txn.failure };
-    for ((operation, ours), theirs) in branch.iter().zip(&mut ours.responses).zip(&mut theirs.responses) {
+    for ((operation, ours), theirs) in
+        branch.iter().zip(&mut ours.responses).zip(&mut theirs.responses)
+    {
         use request_op::Request as Asked;
         use response_op::Response as Told;
         match (&operation.request, &mut ours.response, &mut theirs.response) {
-            (Some(Asked::RequestRange(range)), Some(Told::ResponseRange(ours)), Some(Told::ResponseRange(theirs))) => {
+            (
+                Some(Asked::RequestRange(range)),
+                Some(Told::ResponseRange(ours)),
+                Some(Told::ResponseRange(theirs)),
+            ) => {
                 each(range, ours, theirs);
             }
-            (Some(Asked::RequestTxn(txn)), Some(Told::ResponseTxn(ours)), Some(Told::ResponseTxn(theirs))) => {
+            (
+                Some(Asked::RequestTxn(txn)),
+                Some(Told::ResponseTxn(ours)),
+                Some(Told::ResponseTxn(theirs)),
+            ) => {
                 each_inner_range(txn, ours, theirs, each);
             }
             _ => {}
@@ -171,7 +242,11 @@ fn each_inner_range(
 }
 
 /// If both lists are sorted as asked and differ only in keys that compare equal, makes them alike.
-fn level_ties(range: &pb::RangeRequest, ours: &mut pb::RangeResponse, theirs: &mut pb::RangeResponse) {
+fn level_ties(
+    range: &pb::RangeRequest,
+    ours: &mut pb::RangeResponse,
+    theirs: &mut pb::RangeResponse,
+) {
     let by = |kv: &KeyValue| match range.sort_target {
         1 => kv.version.to_be_bytes().to_vec(),
         2 => kv.create_revision.to_be_bytes().to_vec(),
@@ -215,7 +290,13 @@ fn difference(ours: &Answer, theirs: &Answer) -> String {
     let (ours, theirs): (Vec<_>, Vec<_>) = (ours.lines().collect(), theirs.lines().collect());
     let same = ours.iter().zip(&theirs).take_while(|(one, other)| one == other).count();
     let rest = ours.len().min(theirs.len()) - same;
-    let tail = ours.iter().rev().zip(theirs.iter().rev()).take(rest).take_while(|(one, other)| one == other).count();
+    let tail = ours
+        .iter()
+        .rev()
+        .zip(theirs.iter().rev())
+        .take(rest)
+        .take_while(|(one, other)| one == other)
+        .count();
     let mut text = String::new();
     let mut show = |sign: &str, lines: &[&str]| {
         for (count, line) in lines.iter().enumerate() {
@@ -232,10 +313,98 @@ fn difference(ours: &Answer, theirs: &Answer) -> String {
     text
 }
 
+/// The text without fields that have their default value, and with long runs of one character counted.
+pub fn terse(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let word =
+            rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let default = rest[word..].strip_prefix(": ").and_then(|value| {
+            let ends = ["0", "false", "b\"\"", "None", "[]"];
+            ends.iter().find_map(|end| {
+                value.strip_prefix(end).filter(|after| after.starts_with([',', ' ']))
+            })
+        });
+        if let (true, Some(after)) = (word > 0, default) {
+            rest = after.trim_start_matches(", ");
+            continue;
+        }
+        let run = rest.chars().take_while(|c| *c == first).count();
+        if run > 20 {
+            out.push_str(&format!("{first}×{run}"));
+            rest = &rest[run * first.len_utf8()..];
+        } else {
+            // A whole word at once, or its tail would look like another word.
+            let step = word.max(first.len_utf8());
+            out.push_str(&rest[..step]);
+            rest = &rest[step..];
+        }
+    }
+    out
+}
+
 /// The text, or its beginning and its length.
 pub fn shorten(text: &str, limit: usize) -> String {
     if text.chars().count() <= limit {
         return text.to_owned();
     }
     format!("{}… ({} bytes)", text.chars().take(limit).collect::<String>(), text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kv(key: &'static str, version: i64) -> KeyValue {
+        KeyValue { key: key.into(), version, ..Default::default() }
+    }
+
+    fn range(kvs: Vec<KeyValue>, more: bool) -> Answer {
+        Answer::Range(pb::RangeResponse { kvs, more, ..Default::default() })
+    }
+
+    fn equal(request: &Request, ours: Answer, theirs: Answer) -> bool {
+        matches!(compare(request, ours, theirs, (3, 7, 1), 0), Verdict::Equal(_))
+    }
+
+    #[test]
+    fn only_ties_may_change_places() {
+        let asked = pb::RangeRequest { sort_order: 1, sort_target: 1, ..Default::default() };
+        let request = Request::Range(asked.clone());
+        let (a, b, c) = (kv("a", 1), kv("b", 1), kv("c", 2));
+        let one = range(vec![a.clone(), b.clone(), c.clone()], false);
+        assert!(equal(&request, one.clone(), range(vec![b.clone(), a.clone(), c.clone()], false)));
+        assert!(!equal(&request, one.clone(), range(vec![c.clone(), a.clone(), b.clone()], false)));
+        let by_key = Request::Range(pb::RangeRequest { sort_target: 0, ..asked });
+        assert!(!equal(&by_key, one, range(vec![b.clone(), a.clone(), c.clone()], false)));
+        // A limit within the last group shows any of it, but not within an earlier one.
+        assert!(equal(&request, range(vec![a.clone()], true), range(vec![b.clone()], true)));
+        assert!(!equal(&request, range(vec![a, c.clone()], true), range(vec![b, c], true)));
+    }
+
+    #[test]
+    fn ids_and_terms_do_not_count_but_revisions_do() {
+        let put = |member_id, revision| {
+            let header = Some(pb::ResponseHeader { member_id, revision, ..Default::default() });
+            Answer::Put(pb::PutResponse { header, prev_kv: None })
+        };
+        let request = Request::Put(pb::PutRequest::default());
+        assert!(equal(&request, put(1, 5), put(2, 5)));
+        assert!(!equal(&request, put(1, 5), put(1, 6)));
+    }
+
+    #[test]
+    fn terse_text_keeps_what_was_asked() {
+        let put = pb::PutRequest {
+            key: "k".into(),
+            prev_kv: true,
+            value: vec![b'v'; 50].into(),
+            ..Default::default()
+        };
+        assert_eq!(
+            terse(&format!("{put:?}")),
+            "PutRequest { key: b\"k\", value: b\"v×50\", prev_kv: true,  }"
+        );
+    }
 }

@@ -27,20 +27,33 @@ pub struct Generator {
     pub compacted: i64,
     leases: BTreeSet<i64>,
     watches: BTreeMap<usize, BTreeSet<i64>>,
-    stream_ranges: bool,
+    abilities: Abilities,
     fresh: u64,
 }
 
+/// What may be asked for. Where an older reference would change the store and a newer one refuse, the two
+/// would never be alike again.
+pub struct Abilities {
+    /// `RangeStream`; since 3.7.
+    pub stream_ranges: bool,
+    /// Compactions that wait for the scrub.
+    pub physical: bool,
+    /// Numbers that are no sort option; refused since 3.6.
+    pub sort_checked: bool,
+    /// Watches from below zero; refused since 3.6.
+    pub start_checked: bool,
+}
+
 impl Generator {
-    /// Begins a stream. `stream_ranges`: both servers know `RangeStream`.
-    pub fn new(seed: u64, stream_ranges: bool) -> Self {
+    /// Begins a stream.
+    pub fn new(seed: u64, abilities: Abilities) -> Self {
         Self {
             random: StdRng::seed_from_u64(seed),
             revision: 1,
             compacted: -1,
             leases: BTreeSet::new(),
             watches: BTreeMap::new(),
-            stream_ranges,
+            abilities,
             fresh: 0,
         }
     }
@@ -51,7 +64,7 @@ impl Generator {
             0..290 => Request::Put(self.put()),
             290..370 => Request::DeleteRange(self.delete_range()),
             370..640 => Request::Range(self.range()),
-            640..650 if self.stream_ranges => Request::RangeStream(self.stream_range()),
+            640..650 if self.abilities.stream_ranges => Request::RangeStream(self.stream_range()),
             650..860 => Request::Txn(self.txn(0, TXN_OPERATIONS_MAX)),
             860..885 => self.lease_grant(),
             885..895 => Request::LeaseRevoke(pb::LeaseRevokeRequest { id: self.lease() }),
@@ -142,14 +155,19 @@ impl Generator {
         match self.random.random_range(0..20) {
             0..7 => (self.key(), Bytes::new()),
             7..12 => {
-                let prefix = self.pick(&["a/", "b", "b/", "c/", "fresh/", "registry/", "L", "none/"]);
+                let prefix =
+                    self.pick(&["a/", "b", "b/", "c/", "fresh/", "registry/", "L", "none/"]);
                 let mut end = prefix.as_bytes().to_vec();
                 *end.last_mut().expect("no prefix is empty") += 1;
                 (prefix.into(), end.into())
             }
             12..18 => {
                 let (one, other) = (self.key(), self.key());
-                if self.once_in(10) { (one, other) } else { (one.clone().min(other.clone()), one.max(other)) }
+                if self.once_in(10) {
+                    (one, other)
+                } else {
+                    (one.clone().min(other.clone()), one.max(other))
+                }
             }
             18 => (self.key(), Bytes::from_static(b"\0")),
             _ => (Bytes::from_static(b"\0"), Bytes::from_static(b"\0")),
@@ -238,7 +256,7 @@ impl Generator {
             range.sort_order = self.random.random_range(0..3);
             range.sort_target = self.random.random_range(0..5);
         }
-        if self.once_in(300) {
+        if self.once_in(300) && self.abilities.sort_checked {
             (range.sort_order, range.sort_target) = self.pick(&[(3, 0), (0, 5), (-1, 0), (1, -1)]);
         }
         if self.once_in(6) {
@@ -308,7 +326,8 @@ impl Generator {
     }
 
     fn compare(&mut self) -> pb::Compare {
-        let (key, range_end) = if self.once_in(5) { self.range_ends() } else { (self.key(), Bytes::new()) };
+        let (key, range_end) =
+            if self.once_in(5) { self.range_ends() } else { (self.key(), Bytes::new()) };
         let target = self.random.random_range(0..5);
         // At times the operand is not the target's, which the reference reads as zero.
         let operand = if self.once_in(60) { self.random.random_range(0..5) } else { target };
@@ -320,8 +339,10 @@ impl Generator {
             _ => TargetUnion::Lease(if self.once_in(2) { 0 } else { self.lease() }),
         };
         let result = self.random.random_range(0..4);
-        let (result, target) = if self.once_in(300) { (result + 4, target) } else { (result, target) };
-        let (result, target) = if self.once_in(300) { (result, target + 5) } else { (result, target) };
+        let (result, target) =
+            if self.once_in(300) { (result + 4, target) } else { (result, target) };
+        let (result, target) =
+            if self.once_in(300) { (result, target + 5) } else { (result, target) };
         let target_union = if self.once_in(200) { None } else { Some(target_union) };
         pb::Compare { result, target, key, range_end, target_union }
     }
@@ -347,7 +368,10 @@ impl Generator {
             3..8 => self.revision,
             _ => self.past(),
         };
-        Request::Compact(pb::CompactionRequest { revision, physical: self.random.random() })
+        Request::Compact(pb::CompactionRequest {
+            revision,
+            physical: self.random.random::<bool>() && self.abilities.physical,
+        })
     }
 
     fn watch_create(&mut self) -> Request {
@@ -366,10 +390,11 @@ impl Generator {
         }
         request.start_revision = match self.random.random_range(0..20) {
             0..8 => 0,
-            8 => self.pick(&[-1, i64::MIN]),
-            9 => self.compacted,
+            8 if self.abilities.start_checked => self.pick(&[-1, i64::MIN]),
+            9 if !future => self.compacted,
+            // Nothing else there: whether such a watcher has caught up would not be known.
+            _ if future => self.revision + self.random.random_range(1..60),
             10 if self.compacted > 1 => self.random.random_range(1..self.compacted),
-            11..14 if future => self.revision + self.random.random_range(1..60),
             11 => self.revision + 1,
             _ => self.past(),
         };

@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use mainstay::proto::etcdserverpb as pb;
 
-use compare::{KNOWN, Verdict, compare, shorten};
-use generate::{Generator, STREAMS};
+use compare::{KNOWN, Verdict, compare, shorten, terse};
+use generate::{Abilities, Generator, STREAMS};
 use request::{Answer, Request};
 use side::Side;
 
@@ -46,6 +46,9 @@ pub struct Options {
     /// How often both servers are killed and started again.
     #[arg(long, default_value_t = 2)]
     restarts: u64,
+    /// Send no compactions that wait for the scrub.
+    #[arg(long)]
+    no_physical: bool,
     /// Stop after so many differences.
     #[arg(long, default_value_t = 10)]
     differences_max: u64,
@@ -73,8 +76,14 @@ pub async fn run(options: Options) -> Result<bool> {
     println!("{} beside {}, seed {}", ours.name, theirs.name, options.seed);
     // What neither has in common is not asked for: RangeStream came with 3.7.
     let stream_ranges = theirs.version >= (3, 7, 0);
+    let abilities = Abilities {
+        stream_ranges,
+        physical: !options.no_physical,
+        sort_checked: theirs.version >= (3, 6, 0),
+        start_checked: theirs.version >= (3, 6, 0),
+    };
     let mut run = Run {
-        generator: Generator::new(options.seed, stream_ranges),
+        generator: Generator::new(options.seed, abilities),
         ours,
         theirs,
         started: Instant::now(),
@@ -113,7 +122,8 @@ impl Run {
         let mut told = Instant::now();
         let all: Vec<_> = (0..STREAMS).collect();
         let restart_every = self.options.operations / (self.options.restarts + 1) + 1;
-        while self.sent < self.options.operations && self.differences < self.options.differences_max {
+        while self.sent < self.options.operations && self.differences < self.options.differences_max
+        {
             let request = self.generator.request();
             match &request {
                 Request::Compact(_) => self.level_watches(all.clone()).await,
@@ -159,11 +169,13 @@ impl Run {
 
     /// Asks both, compares, and lets the generator learn.
     async fn ask(&mut self, request: Request) {
-        let (mut ours, mut theirs) = tokio::join!(self.ours.ask(&request), self.theirs.ask(&request));
+        let (mut ours, mut theirs) =
+            tokio::join!(self.ours.ask(&request), self.theirs.ask(&request));
         // The hash at a compacted revision is another one as soon as the scrub behind the compaction is done.
         for _ in 0..20 {
             match (&ours, &theirs) {
-                (Answer::HashKv(one), Answer::HashKv(other)) if one.compact_revision != other.compact_revision => {}
+                (Answer::HashKv(one), Answer::HashKv(other))
+                    if one.compact_revision != other.compact_revision => {}
                 _ => break,
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -177,10 +189,15 @@ impl Run {
             self.hashes += 1;
         }
         if let Answer::Level(streams) = &theirs {
-            self.events += streams.iter().flat_map(|level| level.events.values()).map(Vec::len).sum::<usize>();
+            self.events +=
+                streams.iter().flat_map(|level| level.events.values()).map(Vec::len).sum::<usize>();
         }
         if self.options.show_from.is_some_and(|from| self.sent >= from) {
-            println!("#{} {request:?}\n  ours      {ours:?}\n  reference {theirs:?}", self.sent);
+            println!(
+                "#{} {}",
+                self.sent,
+                terse(&format!("{request:?}\n  ours      {ours:?}\n  reference {theirs:?}"))
+            );
         }
         self.generator.learn(&request, &theirs);
         let seconds = i64::try_from(self.started.elapsed().as_secs()).expect("a run ends");
@@ -194,7 +211,7 @@ impl Run {
                     self.sent,
                     self.generator.revision,
                     self.generator.compacted,
-                    shorten(&format!("{request:?}"), 2_000)
+                    shorten(&terse(&format!("{request:?}")), 4_000)
                 );
             }
         }
@@ -211,7 +228,8 @@ impl Run {
 
     /// Compares everything that can be read at the end of a part: all keys at several revisions, all leases.
     async fn whole_store(&mut self) {
-        let all = pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
+        let all =
+            pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
         let (from, to) = (self.generator.compacted.max(1), self.generator.revision);
         for part in 0..=20 {
             let revision = from + (to - from) * part / 20;

@@ -21,10 +21,20 @@ pub enum Request {
     HashKv(pb::HashKvRequest),
     Alarms,
     /// `compacted` says that the start lies below the compaction, so that an end of it is to follow.
-    WatchCreate { stream: usize, compacted: bool, request: pb::WatchCreateRequest },
-    WatchCancel { stream: usize, watch: i64 },
+    WatchCreate {
+        stream: usize,
+        compacted: bool,
+        request: pb::WatchCreateRequest,
+    },
+    WatchCancel {
+        stream: usize,
+        watch: i64,
+    },
     /// Everything that the streams' watchers have to say up to `revision`.
-    WatchLevel { streams: Vec<usize>, revision: i64 },
+    WatchLevel {
+        streams: Vec<usize>,
+        revision: i64,
+    },
 }
 
 /// The answer to a request; what was streamed is collected.

@@ -10,8 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use mainstay::proto::etcdserverpb::{
     self as pb, kv_client::KvClient, lease_client::LeaseClient,
-    maintenance_client::MaintenanceClient, watch_client::WatchClient,
-    watch_request::RequestUnion,
+    maintenance_client::MaintenanceClient, watch_client::WatchClient, watch_request::RequestUnion,
 };
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -147,7 +146,9 @@ impl Connected {
                 Answer::DeleteRange(self.kv.delete_range(delete).await?.into_inner())
             }
             Request::Txn(txn) => Answer::Txn(self.kv.txn(txn).await?.into_inner()),
-            Request::Compact(compact) => Answer::Compact(self.kv.compact(compact).await?.into_inner()),
+            Request::Compact(compact) => {
+                Answer::Compact(self.kv.compact(compact).await?.into_inner())
+            }
             Request::LeaseGrant(grant) => {
                 Answer::LeaseGrant(self.lease.lease_grant(grant).await?.into_inner())
             }
@@ -166,7 +167,9 @@ impl Connected {
                 let answer = self.lease.lease_leases(pb::LeaseLeasesRequest {}).await?;
                 Answer::LeaseLeases(answer.into_inner())
             }
-            Request::HashKv(hash) => Answer::HashKv(self.maintenance.hash_kv(hash).await?.into_inner()),
+            Request::HashKv(hash) => {
+                Answer::HashKv(self.maintenance.hash_kv(hash).await?.into_inner())
+            }
             Request::Alarms => {
                 let get = pb::AlarmRequest::default();
                 Answer::Alarms(self.maintenance.alarm(get).await?.into_inner())
@@ -232,7 +235,11 @@ impl Stream {
         let mut client = WatchClient::new(channel).max_decoding_message_size(usize::MAX);
         // Some servers send nothing, not even headers, before they have something to say.
         requests.send(ask(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})))?;
-        let first = pb::WatchCreateRequest { key: "\0sentinel".into(), watch_id: SENTINEL, ..Default::default() };
+        let first = pb::WatchCreateRequest {
+            key: "\0sentinel".into(),
+            watch_id: SENTINEL,
+            ..Default::default()
+        };
         requests.send(ask(RequestUnion::CreateRequest(first)))?;
         let mut answers = client.watch(UnboundedReceiverStream::new(receiver)).await?.into_inner();
         let heard = Arc::new((Mutex::new(Heard::default()), Notify::new()));
@@ -246,7 +253,8 @@ impl Stream {
                     Ok(None) => heard.level.broken.push("the stream ended".into()),
                     Err(status) => heard.level.broken.push(format!("the stream broke: {status}")),
                 }
-                let over = heard.level.broken.last().is_some_and(|why| why.starts_with("the stream"));
+                let over =
+                    heard.level.broken.last().is_some_and(|why| why.starts_with("the stream"));
                 drop(heard);
                 ear.1.notify_one();
                 if over {
@@ -265,7 +273,11 @@ impl Stream {
     }
 
     /// Waits until `look` finds something among what was heard.
-    async fn wait<T>(&self, until: Instant, mut look: impl FnMut(&mut Heard) -> Option<T>) -> Option<T> {
+    async fn wait<T>(
+        &self,
+        until: Instant,
+        mut look: impl FnMut(&mut Heard) -> Option<T>,
+    ) -> Option<T> {
         loop {
             if let Some(found) = look(&mut lock(&self.heard.0)) {
                 return Some(found);
@@ -286,7 +298,9 @@ impl Stream {
         if let (true, Some(created)) = (compacted, created) {
             said.extend(self.control(PATIENCE / 3).await);
             // What a client does then; until it does, the stream has no progress to tell of.
-            self.send(RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: created.watch_id }));
+            self.send(RequestUnion::CancelRequest(pb::WatchCancelRequest {
+                watch_id: created.watch_id,
+            }));
             said.extend(self.control(PATIENCE / 6).await);
         }
         Answer::Watch(said)
@@ -302,7 +316,11 @@ impl Stream {
     async fn level(&self, revision: i64, progress: bool, patient: bool) -> Level {
         let until = Instant::now() + PATIENCE / 2;
         let level = |heard: &mut Heard| {
-            let at = if progress { heard.progress } else { heard.reached.get(&SENTINEL).copied().unwrap_or(0) };
+            let at = if progress {
+                heard.progress
+            } else {
+                heard.reached.get(&SENTINEL).copied().unwrap_or(0)
+            };
             (at >= revision).then_some(())
         };
         while Instant::now() < until {
@@ -316,7 +334,13 @@ impl Stream {
         }
         if !progress || patient {
             let quiet = Duration::from_millis(if patient { 300 } else { 40 });
-            while self.wait(Instant::now() + quiet, |heard| std::mem::take(&mut heard.spoke).then_some(())).await.is_some() {}
+            while self
+                .wait(Instant::now() + quiet, |heard| {
+                    std::mem::take(&mut heard.spoke).then_some(())
+                })
+                .await
+                .is_some()
+            {}
         }
         let mut heard = lock(&self.heard.0);
         let mut level = std::mem::take(&mut heard.level);
@@ -337,7 +361,9 @@ async fn together<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
         if open.iter().any(|(_, result)| result.is_none()) {
             return Poll::Pending;
         }
-        Poll::Ready(std::mem::take(&mut open).into_iter().filter_map(|(_, result)| result).collect())
+        Poll::Ready(
+            std::mem::take(&mut open).into_iter().filter_map(|(_, result)| result).collect(),
+        )
     })
     .await
 }
@@ -345,7 +371,8 @@ async fn together<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
 impl Heard {
     fn note(&mut self, response: pb::WatchResponse) {
         self.spoke = true;
-        let (watch, revision) = (response.watch_id, response.header.map_or(0, |header| header.revision));
+        let (watch, revision) =
+            (response.watch_id, response.header.map_or(0, |header| header.revision));
         if response.created || response.canceled {
             self.reached.remove(&watch);
             self.promised.remove(&watch);
@@ -358,7 +385,9 @@ impl Heard {
         if response.events.is_empty() {
             if watch == -1 {
                 if revision < self.progress {
-                    self.level.broken.push(format!("progress fell from {} to {revision}", self.progress));
+                    self.level
+                        .broken
+                        .push(format!("progress fell from {} to {revision}", self.progress));
                 }
                 self.progress = revision;
                 self.promised.values_mut().for_each(|promised| *promised = revision);
@@ -371,7 +400,8 @@ impl Heard {
         for event in &response.events {
             let at = event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
             if at > revision {
-                let text = format!("watcher {watch}: an event of revision {at} under header {revision}");
+                let text =
+                    format!("watcher {watch}: an event of revision {at} under header {revision}");
                 self.level.broken.push(text);
             }
             if at < *reached {
@@ -384,9 +414,15 @@ impl Heard {
             }
         }
         let first = response.events[0].kv.as_ref().map_or(0, |kv| kv.mod_revision);
-        let last = response.events.last().and_then(|event| event.kv.as_ref()).map_or(0, |kv| kv.mod_revision);
+        let last = response
+            .events
+            .last()
+            .and_then(|event| event.kv.as_ref())
+            .map_or(0, |kv| kv.mod_revision);
         if first == *reached && !self.partial.get(&watch).copied().unwrap_or(false) {
-            self.level.broken.push(format!("watcher {watch}: revision {first} is split over responses"));
+            self.level
+                .broken
+                .push(format!("watcher {watch}: revision {first} is split over responses"));
         }
         *reached = last;
         self.partial.insert(watch, response.fragment);
