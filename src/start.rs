@@ -13,13 +13,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tonic::Status;
 use tracing::{info, warn};
 
 use crate::api::Api;
 use crate::cluster::{Member, Version};
-use crate::command::Op;
+use crate::command::{Op, Refusal};
 use crate::config::{ClusterState, Config, TlsSettings, TlsVersion, Url, texts};
 use crate::http;
 use crate::lease::ClockOptions;
@@ -31,6 +31,7 @@ use crate::net::{Endpoint, Options, Security, Serving, serve};
 use crate::proto::etcdserverpb as pb;
 use crate::raft;
 use crate::runtime::{Address, Instant, Lane, Runtime};
+use crate::storage::log::LogOptions;
 use crate::server::bootstrap::{self, BootError, Booted, Founding, Places};
 use crate::server::{
     BoxFuture, Clock, Driver, Event, Handle, Limits, NodeStatus, PeerCalls, ServeError, Settings,
@@ -38,14 +39,17 @@ use crate::server::{
 };
 use crate::transport::grpc::{GrpcTransport, describe};
 use crate::transport::{Hello, Inbox, Transport};
-use crate::types::{ClusterId, LeaseId, NodeId};
-use crate::watch::Hub;
+use crate::types::{ClusterId, LeaseId, NodeId, Revision};
+use crate::watch::{Hub, HubOptions, catch_up};
 
 /// How long running requests may take to end at a stop.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// How many bytes beyond the largest command a client's message may have; etcd's.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
+
+/// The version that a cluster of this release speaks.
+const CLUSTER_VERSION: Version = Version::new(3, 7, 0);
 
 /// How many proposals may wait for Raft; etcd's limit on entries between commit and apply.
 const PROPOSALS_MAX: usize = 5000;
@@ -383,14 +387,14 @@ async fn boot<R: Runtime>(
     } else {
         info!("Initialize and start etcd server");
         let founding = founding(config, runtime, tls).await?;
-        bootstrap::found(runtime, places, &founding)?;
+        bootstrap::found(runtime, places, &founding, LogOptions::default())?;
         info!(
             cluster_id = hex(founding.cluster_id.0),
             local_member_id = hex(founding.id.0),
             "starting local member"
         );
     }
-    Ok(bootstrap::boot(runtime, places, lock)?)
+    Ok(bootstrap::boot(runtime, places, lock, LogOptions::default())?)
 }
 
 /// Decides who a member without a disk is: a founder, or one that joins.
@@ -519,7 +523,10 @@ fn assemble<R: Runtime>(
     };
     let transport = GrpcTransport::new(runtime.clone(), own, tls.dial.clone(), inbox.clone());
     transport.set_peers(crate::server::peer_addresses(&reader.members(), id));
-    let hub = Arc::new(Mutex::new(Hub::new(reader.clone(), config.watch_progress_notify_interval)));
+    let behind = Arc::new(Notify::new());
+    let hub = Hub::new(reader.store().revision(), HubOptions::default(), behind.clone());
+    let hub = Arc::new(Mutex::new(hub));
+    start_catching_up(runtime, &hub, &reader, behind);
     let (status, published) = watch::channel(NodeStatus::new(machine.applied()));
     let limits = Limits {
         request_bytes_max: config.max_request_bytes,
@@ -573,6 +580,45 @@ fn assemble<R: Runtime>(
     Ok((Assembled { handle, events, status: published, transport, inbox, lock }, driver))
 }
 
+/// Keeps bringing watchers that are behind up to date.
+fn start_catching_up<R: Runtime>(
+    runtime: &R,
+    hub: &Arc<Mutex<Hub>>,
+    reader: &crate::machine::Reader,
+    behind: Arc<Notify>,
+) {
+    let (hub, reader, clock) = (Arc::downgrade(hub), reader.clone(), runtime.clone());
+    let task = async move {
+        loop {
+            behind.notified().await;
+            loop {
+                // The hub is gone with the member.
+                let Some(hub) = hub.upgrade() else { return };
+                if !catch_up(&hub, |from| read_past(&reader, from)) {
+                    break;
+                }
+                // Others have their turn between two pieces of history.
+                clock.sleep(Duration::ZERO).await;
+            }
+        }
+    };
+    drop(runtime.spawn(Lane::Serve, "watch catch-up", task));
+}
+
+fn read_past(
+    reader: &crate::machine::Reader,
+    from: Revision,
+) -> Result<crate::watch::Past, Revision> {
+    match reader.store().history(from, crate::mvcc::Budget::default()) {
+        Ok(batch) => {
+            Ok(crate::watch::Past { revisions: batch.revisions, next: batch.next })
+        }
+        Err(Refusal::Compacted(revision)) => Err(revision),
+        // Damage: the store has told the driver, and the member is stopping.
+        Err(_) => Ok(crate::watch::Past { revisions: Vec::new(), next: from.next() }),
+    }
+}
+
 /// Publishes this member's name, URLs and store through the log, and the cluster's version once.
 async fn publish(config: &Config, handle: &Handle, store_id: u64) {
     let member = handle.id();
@@ -601,7 +647,7 @@ async fn publish(config: &Config, handle: &Handle, store_id: u64) {
         "published local member to cluster through raft"
     );
     if handle.reader().members().version().is_none() {
-        let version = Version::current().to_string();
+        let version = CLUSTER_VERSION.to_string();
         // Another member may have been first; the version is the same.
         if handle.propose(Op::ClusterVersionSet { version: version.clone() }).await.is_ok() {
             info!(cluster_version = version, "set initial cluster version");

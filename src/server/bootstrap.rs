@@ -19,14 +19,13 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use prost::Message as _;
 use tracing::{info, warn};
 
-use crate::cluster::{self, Member, Membership};
+use crate::cluster::Member;
 use crate::machine::{Machine, MachineError};
-use crate::raft::{self, ConfState, HardState, Restored};
+use crate::raft::{self, Restored};
 use crate::runtime::{Disk, DiskFile, Lock, OpenHow, Runtime};
-use crate::storage::log::{Log, LogError, LogOptions, Mark, Metadata};
+use crate::storage::log::{Log, LogBatch, LogError, LogOptions, Mark};
 use crate::storage::{Storage, StorageError, StorageOptions, generations};
 use crate::transport::codec;
 use crate::types::{ClusterId, Index, LogPosition, NodeId};
@@ -132,7 +131,7 @@ pub(crate) fn take<D: Disk>(disk: &D, places: &Places) -> Result<Lock, BootError
 
 /// Tells whether the disk holds a member.
 pub(crate) fn exists<D: Disk>(disk: &D, places: &Places) -> bool {
-    Log::exists(disk, &places.log)
+    disk.list(&places.log).is_ok_and(|names| names.iter().any(|name| name.ends_with(".log")))
 }
 
 /// Makes a fresh member on an empty disk.
@@ -140,34 +139,33 @@ pub(crate) fn found<R: Runtime>(
     runtime: &R,
     places: &Places,
     founding: &Founding,
+    log_options: LogOptions,
 ) -> Result<(), BootError> {
     let disk = runtime.disk();
     write_store_id(&disk, places, runtime.random_u64())?;
     runtime.crash_point("store_id_written");
     let dir = generations::fresh(&disk, &places.stores).map_err(io(&places.stores))?;
     let storage = Storage::create(&dir, StorageOptions::default())?;
-    let (mark, hard_state) = if founding.founders.is_empty() {
-        (Mark { position: LogPosition::default(), conf: Bytes::new(), installed: false }, HardState::default())
+    let start = if founding.founders.is_empty() {
+        None
     } else {
         let voters = founding.founders.iter().map(|member| member.id);
         let start = Restored::founder(voters, 0);
         Machine::found(&storage, start.base, founding.cluster_id, &founding.founders)?;
-        let conf = codec::encode_conf_state(&start.conf_state).encode_to_vec().into();
-        (Mark { position: start.base, conf, installed: false }, start.hard_state)
+        Some(start)
     };
     storage.close().wait();
     generations::switch(&disk, &places.stores, &dir).map_err(io(&places.stores))?;
     runtime.crash_point("store_created");
-    let metadata =
-        Metadata { cluster: founding.cluster_id.0, member: founding.id.0, boot: 0 };
-    Log::create(
-        disk,
-        &places.log,
-        LogOptions::default(),
-        metadata,
-        mark,
-        log_writer::stored(hard_state),
-    )?;
+    let (cluster, member) = (founding.cluster_id.0, founding.id.0);
+    let salt = runtime.random_u64();
+    let mut log = Log::create(disk, &places.log, log_options, cluster, member, salt)?;
+    if let Some(start) = start {
+        let hard_state = Some(log_writer::stored(start.hard_state));
+        log.append(LogBatch { hard_state, ..LogBatch::default() })?;
+        log.mark(Mark { position: start.base, conf: Bytes::new(), installed: true })?;
+    }
+    log.close()?;
     Ok(())
 }
 
@@ -176,10 +174,11 @@ pub(crate) fn boot<R: Runtime>(
     runtime: &R,
     places: &Places,
     lock: Lock,
+    log_options: LogOptions,
 ) -> Result<Booted<R>, BootError> {
     let disk = runtime.disk();
     let store_id = read_store_id(&disk, places)?;
-    let (mut log, recovered) = Log::open(disk.clone(), &places.log, LogOptions::default())?;
+    let (mut log, recovered) = Log::open(disk.clone(), &places.log, log_options)?;
     if let Some(torn) = &recovered.repaired {
         warn!(segment = %torn.segment.display(), offset = torn.offset, "cut a torn tail off the log");
     }
@@ -208,13 +207,12 @@ pub(crate) fn boot<R: Runtime>(
         // snapshot, the log still has what was before it. The snapshot holds only committed entries, so
         // what the log has up to there is in it or was overruled.
         info!(log = %last, store = %applied, "the log begins anew where the store stands");
-        let conf = codec::encode_conf_state(&machine.conf_state()).encode_to_vec().into();
         hard_state.commit = applied.index;
         hard_state.term = hard_state.term.max(applied.term);
-        log.reset(
-            Mark { position: applied, conf, installed: true },
-            log_writer::stored(hard_state),
-        )?;
+        let stored = Some(log_writer::stored(hard_state));
+        log.append(LogBatch { hard_state: stored, ..LogBatch::default() })?;
+        log.mark(Mark { position: applied, conf: Bytes::new(), installed: true })?;
+        log.sync()?;
         base = applied;
         entries.clear();
     }
@@ -265,11 +263,6 @@ fn read_store_id<D: Disk>(disk: &D, places: &Places) -> Result<u64, BootError> {
     read().map_err(io(&path))
 }
 
-/// Says whether a running cluster knows this founder as one that has started: then its disk was wiped.
-pub(crate) fn was_started(members: &Membership, id: NodeId) -> bool {
-    members.member(id).is_some_and(cluster::Member::is_started)
-}
-
 /// Says what a joining member must find: itself, listed by the same peer URLs.
 pub(crate) fn find_self(members: &[Member], own_urls: &[String]) -> Option<NodeId> {
     let sorted = |urls: &[String]| {
@@ -279,9 +272,4 @@ pub(crate) fn find_self(members: &[Member], own_urls: &[String]) -> Option<NodeI
     };
     let own = sorted(own_urls);
     members.iter().find(|member| sorted(&member.peer_urls) == own).map(|member| member.id)
-}
-
-/// Returns the configuration of a cluster's founders.
-pub(crate) fn founders_conf(founders: &[Member]) -> ConfState {
-    ConfState::of_voters(founders.iter().map(|member| member.id))
 }

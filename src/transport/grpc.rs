@@ -124,6 +124,11 @@ impl<R: Runtime> GrpcTransport<R> {
         Some(limited(PeerClient::new(channel)))
     }
 
+    /// Returns the cluster's id.
+    pub(crate) fn cluster_id(&self) -> ClusterId {
+        self.inner.own.cluster_id
+    }
+
     /// Returns the runtime.
     pub(crate) fn runtime(&self) -> &R {
         &self.inner.runtime
