@@ -35,7 +35,6 @@ mod bucket;
 mod error;
 mod flush;
 mod lmdb;
-pub mod generations;
 pub mod log;
 mod overlay;
 pub mod schema;
