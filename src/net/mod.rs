@@ -20,3 +20,6 @@ pub mod tls;
 pub use channel::{Answer, Change, Channel, ChannelOptions};
 pub use serve::{Caller, Endpoint, Http2, Options, Protocols, Security, Serving, Stats, serve};
 pub use tls::PeerIdentity;
+
+#[cfg(all(test, feature = "real"))]
+mod tests;

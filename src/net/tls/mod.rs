@@ -21,10 +21,7 @@ mod identity;
 mod load;
 mod verify;
 
-#[cfg(test)]
-pub(crate) mod tests;
-
-#[cfg(test)]
+#[cfg(all(test, feature = "real"))]
 pub(crate) mod tests;
 
 use std::fmt;
