@@ -507,7 +507,8 @@ impl<'h> Gaps<'h> {
                 }
             }
         }
-        for kv in &written {
+        // An empty value is no fingerprint: puts that keep the old value carry one, too.
+        for kv in written.iter().filter(|kv| !kv.value.is_empty()) {
             let again = ops.all.iter().find(|op| {
                 let mut same = false;
                 puts(op.operation, &mut |put| same |= put.key == kv.key && put.value == kv.value);

@@ -17,3 +17,11 @@ mod watch;
 pub mod wgl;
 #[cfg(test)]
 mod generate_tests;
+#[cfg(test)]
+mod story;
+#[cfg(test)]
+mod wrong_tests;
+#[cfg(test)]
+mod wrong_watch_tests;
+#[cfg(test)]
+mod spoil_tests;

@@ -246,6 +246,7 @@ struct Replay<'a, 'h> {
 
 impl Replay<'_, '_> {
     fn run(&mut self) {
+        self.claimed_twice();
         for (revision, number) in self.observers.clone() {
             if revision >= self.base {
                 break;
@@ -262,10 +263,7 @@ impl Replay<'_, '_> {
             }
             let first = self.writes.partition_point(|(at, _)| *at < revision);
             let next = match self.writes.get(first) {
-                Some(&(at, number)) if at == revision => {
-                    self.claimed_twice(first);
-                    self.write(revision, number)
-                }
+                Some(&(at, number)) if at == revision => self.write(revision, number),
                 _ => self.gap(revision),
             };
             if next == Next::Again {
@@ -285,16 +283,16 @@ impl Replay<'_, '_> {
         }
     }
 
-    fn claimed_twice(&mut self, first: usize) {
-        let (revision, number) = self.writes[first];
-        for &(at, other) in &self.writes[first + 1..] {
-            if at != revision {
-                break;
+    /// Finds revisions that several acknowledged writes claim, also behind the end of the replay.
+    fn claimed_twice(&mut self) {
+        for pair in self.writes.windows(2) {
+            let [(revision, one), (same, other)] = *pair else { continue };
+            if revision == same {
+                let message = format!("two acknowledged writes claim r{revision}");
+                let (a, b) = (self.ops.all[one].evidence(), self.ops.all[other].evidence());
+                let violation = Violation::new("revision-unique", message, [a, b].concat());
+                self.condemned.insert(Subject::Op(other), (violation, false));
             }
-            let message = format!("two acknowledged writes claim r{revision}");
-            let (a, b) = (self.ops.all[number].evidence(), self.ops.all[other].evidence());
-            let violation = Violation::new("revision-unique", message, [a, b].concat());
-            self.condemned.insert(Subject::Op(other), (violation, false));
         }
     }
 
