@@ -12,6 +12,7 @@ use crate::history::{Record, WatchRecord, WatchRequest, What};
 use crate::model::Etcd;
 use crate::op::*;
 use crate::ops::{Op, Ops, Outcome};
+use crate::outlook::{Fitness, Outlook};
 use crate::verdict::FinalState;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,6 +37,17 @@ pub(crate) enum Candidate {
     Op(usize),
     /// A lease that expired.
     Lease(i64),
+}
+
+/// How sure it is who made a gap's revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Doubt {
+    /// Nobody else can have made it.
+    None,
+    /// Somebody else may have, with the very same changes.
+    Who,
+    /// Somebody else may have, with other changes.
+    What,
 }
 
 /// What was shown of a revision.
@@ -80,26 +92,29 @@ struct Phase {
     with_events: bool,
 }
 
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Kind {
-    /// Operations not seen elsewhere.
-    Fresh,
+    /// Operations not seen elsewhere, of this fitness.
+    Fresh(Fitness),
     /// Leases that expire.
     Leases,
     /// Operations whose values were seen at other revisions.
     Seen,
 }
 
-const LAST_RESORT: usize = 3;
+const fn phases(with_events: bool) -> [Phase; LAST_RESORT] {
+    [
+        Phase { kind: Kind::Fresh(Fitness::Needed), with_events },
+        Phase { kind: Kind::Leases, with_events },
+        Phase { kind: Kind::Fresh(Fitness::Neutral), with_events },
+        Phase { kind: Kind::Fresh(Fitness::Unlikely), with_events },
+        Phase { kind: Kind::Seen, with_events },
+    ]
+}
 
-const PHASES: [Phase; 6] = [
-    Phase { kind: Kind::Fresh, with_events: true },
-    Phase { kind: Kind::Leases, with_events: true },
-    Phase { kind: Kind::Seen, with_events: true },
-    Phase { kind: Kind::Fresh, with_events: false },
-    Phase { kind: Kind::Leases, with_events: false },
-    Phase { kind: Kind::Seen, with_events: false },
-];
+const LAST_RESORT: usize = 5;
+const FIRST: [Phase; LAST_RESORT] = phases(true);
+const LAST: [Phase; LAST_RESORT] = phases(false);
 
 /// Everything known about the gaps of a history.
 pub(crate) struct Gaps<'h> {
@@ -112,6 +127,7 @@ pub(crate) struct Gaps<'h> {
     leased: BTreeSet<&'h Blob>,
     /// What watches would have shown, had it happened.
     views: Vec<View<'h>>,
+    outlook: Outlook<'h>,
 }
 
 /// The part of the store's past that one watch has seen.
@@ -202,11 +218,12 @@ impl<'h> Gaps<'h> {
         }
         unknown.sort_by_key(|candidate| candidate.floor);
         let used = vec![false; unknown.len()];
-        let mut gaps = Gaps { used, unknown, witness: BTreeMap::new(), leased, views: Vec::new() };
+        let mut gaps = Gaps { used, unknown, witness: BTreeMap::new(), leased, views: Vec::new(), outlook: Outlook::default() };
         if any_gap {
             gaps.collect_witnesses(records, states, is_gap);
             gaps.collect_sightings(ops);
             gaps.views = views(records);
+            gaps.outlook = Outlook::new(ops, &gaps.unknown);
         }
         gaps
     }
@@ -266,36 +283,71 @@ impl<'h> Gaps<'h> {
         }
     }
 
-    /// Whether somebody else, used meanwhile or not, could have made what the store just made at
-    /// `revision` up to all that was shown of it. The store is left as it was.
-    pub fn ambiguous(
+    /// Whether somebody else, used meanwhile or not, could have made `revision` as well, as far as was
+    /// ever shown. The store is left as it was.
+    pub fn doubt(
         &self,
         store: &mut Etcd,
         ops: &Ops<'h>,
         revision: i64,
         chosen: Candidate,
+        truth: Option<&[Change]>,
         budget: &mut u64,
-    ) -> bool {
+    ) -> Doubt {
         let made = store.timeline().at(revision).to_vec();
         store.undo_to(revision - 1);
         let witness = self.witness.get(&revision);
         let before = self.unknown.partition_point(|candidate| candidate.floor < revision);
         let others = (0..before).map(Candidate::Op);
         let leases: Vec<i64> = store.leases_with_keys().collect();
-        let mut others = leases.into_iter().map(Candidate::Lease).chain(others);
-        let found = others.any(|other| {
-            if other == chosen || !self.possible(ops, other, revision, witness) {
-                return false;
+        let others = leases.into_iter().map(Candidate::Lease).chain(others);
+        let mut doubt = Doubt::None;
+        for other in others {
+            if other == chosen
+                || !self.possible(ops, other, revision, witness)
+                || self.out_of_question(store, ops, revision, other)
+            {
+                continue;
             }
             *budget = budget.saturating_sub(1);
-            let fits = self.apply(store, ops, revision, other)
-                && self.fits(store, revision, true, None)
-                && store.timeline().at(revision) != made;
+            if self.apply(store, ops, revision, other)
+                && self.suits(store, Kind::Seen)
+                && self.fits(store, revision, true, truth)
+            {
+                let same = store.timeline().at(revision) == made;
+                doubt = doubt.max(if same { Doubt::Who } else { Doubt::What });
+            }
             store.undo_to(revision - 1);
-            fits
-        });
+            if doubt == Doubt::What {
+                break;
+            }
+        }
         store.force(&made);
-        found
+        doubt
+    }
+
+    /// Whether a plain put can't be, before anything is done.
+    fn out_of_question(
+        &self,
+        store: &Etcd,
+        ops: &Ops<'h>,
+        revision: i64,
+        candidate: Candidate,
+    ) -> bool {
+        self.put_fitness(store, ops, revision, candidate) == Some(Fitness::Impossible)
+    }
+
+    /// The fitness of a candidate that is a plain put: most are.
+    fn put_fitness(
+        &self,
+        store: &Etcd,
+        ops: &Ops<'h>,
+        revision: i64,
+        candidate: Candidate,
+    ) -> Option<Fitness> {
+        let Candidate::Op(number) = candidate else { return None };
+        let Operation::Put(put) = ops.all[self.unknown[number].op].operation else { return None };
+        Some(self.outlook.fitness(store, revision, EventKind::Put, &put.key))
     }
 
     /// A cheap look at whether a candidate is out of the question.
@@ -351,18 +403,23 @@ impl<'h> Gaps<'h> {
         budget: &mut u64,
     ) -> Option<(Candidate, Cursor)> {
         let witness = self.witness.get(&revision);
-        let phases = if cursor.phase < LAST_RESORT { &PHASES[..LAST_RESORT] } else { &PHASES[..] };
+        let (phases, skipped) =
+            if cursor.phase < LAST_RESORT { (&FIRST, 0) } else { (&LAST, LAST_RESORT) };
         let soft = !self.views.is_empty() || witness.is_some_and(Witness::soft);
-        while let Some(phase) = phases.get(cursor.phase) {
+        while let Some(phase) = phases.get(cursor.phase - skipped) {
             if phase.with_events || (soft && truth.is_none()) {
                 for candidate in self.list(store, phase, revision, cursor.place) {
                     cursor.place += 1;
-                    *budget = budget.saturating_sub(1);
                     let Some(candidate) = candidate else { continue };
+                    *budget = budget.saturating_sub(1);
                     if phase.with_events && !self.possible(ops, candidate, revision, witness) {
                         continue;
                     }
+                    if !self.quickly(store, ops, revision, phase.kind, candidate) {
+                        continue;
+                    }
                     if self.apply(store, ops, revision, candidate)
+                        && self.suits(store, phase.kind)
                         && self.fits(store, revision, phase.with_events, truth)
                     {
                         return Some((candidate, cursor));
@@ -389,7 +446,7 @@ impl<'h> Gaps<'h> {
             return Box::new(leases.into_iter().skip(place).map(|id| Some(Candidate::Lease(id))));
         }
         let before = self.unknown.partition_point(|candidate| candidate.floor < revision);
-        let fresh = phase.kind == Kind::Fresh;
+        let fresh = phase.kind != Kind::Seen;
         Box::new((0..before).rev().skip(place).map(move |number| {
             let candidate = &self.unknown[number];
             let here =
@@ -397,6 +454,28 @@ impl<'h> Gaps<'h> {
             let fits = !self.used[number] && candidate.latest >= revision && here == fresh;
             fits.then_some(Candidate::Op(number))
         }))
+    }
+
+    /// Whether what the store just did is of the kind asked for.
+    fn suits(&self, store: &Etcd, kind: Kind) -> bool {
+        let fitness = self.outlook.fitness_of_latest(store);
+        match kind {
+            Kind::Fresh(wanted) => fitness == wanted,
+            Kind::Leases | Kind::Seen => fitness != Fitness::Impossible,
+        }
+    }
+
+    /// The same of a plain put, before anything is done: most candidates are plain puts.
+    fn quickly(
+        &self,
+        store: &Etcd,
+        ops: &Ops<'h>,
+        revision: i64,
+        kind: Kind,
+        candidate: Candidate,
+    ) -> bool {
+        let Kind::Fresh(wanted) = kind else { return true };
+        self.put_fitness(store, ops, revision, candidate).is_none_or(|fitness| fitness == wanted)
     }
 
     /// Applies a candidate; false if it does not change anything here.

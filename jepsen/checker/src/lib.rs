@@ -9,6 +9,7 @@ mod linear;
 pub mod model;
 pub mod op;
 mod ops;
+mod outlook;
 pub mod registers;
 pub mod serial;
 pub mod timeline;

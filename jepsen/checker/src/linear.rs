@@ -21,7 +21,7 @@
 
 use crate::blob::Blob;
 use crate::compare::Context;
-use crate::explain::{Candidate, Cursor, Gaps, Keys, keys_of};
+use crate::explain::{Candidate, Cursor, Doubt, Gaps, Keys, keys_of};
 use crate::history::Record;
 use crate::model::Etcd;
 use crate::op::*;
@@ -208,7 +208,7 @@ struct Choice {
     chosen: Candidate,
     cursor: Cursor,
     /// Whether another candidate would do as well, as far as was ever shown.
-    ambiguous: bool,
+    doubt: Doubt,
     /// Keys of the mismatches that came back to this gap.
     conflict: BTreeSet<Keys>,
 }
@@ -415,9 +415,11 @@ impl Replay<'_, '_> {
         if let Candidate::Op(number) = chosen {
             self.gaps.used[number] = true;
         }
-        let ambiguous = self.truth.is_none()
-            && self.gaps.ambiguous(&mut self.store, self.ops, revision, chosen, &mut self.budget);
-        self.choices.push(Choice { revision, chosen, cursor, ambiguous, conflict });
+        let truth = self.truth.filter(|truth| revision <= truth.revision());
+        let truth = truth.map(|truth| truth.at(revision));
+        let Replay { gaps, store, ops, budget, .. } = self;
+        let doubt = gaps.doubt(store, ops, revision, chosen, truth, budget);
+        self.choices.push(Choice { revision, chosen, cursor, doubt, conflict });
     }
 
     /// Checks every answer given at a revision, the store being there.
@@ -558,10 +560,12 @@ impl Replay<'_, '_> {
         let mut lease_ends = Vec::new();
         let mut guessed = BTreeMap::new();
         for choice in &self.choices {
-            if choice.ambiguous {
+            if choice.doubt == Doubt::What {
                 let keys = self.gaps.candidate_keys(self.ops, choice.revision);
                 guessed.insert(choice.revision, keys);
-            } else if let Candidate::Lease(lease) = choice.chosen {
+            } else if choice.doubt == Doubt::None
+                && let Candidate::Lease(lease) = choice.chosen
+            {
                 lease_ends.push(LeaseEnd { lease, revision: choice.revision });
             }
         }
