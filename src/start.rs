@@ -23,6 +23,7 @@ use crate::command::{Op, Refusal};
 use crate::config::{ClusterState, Config, TlsSettings, TlsVersion, Url, texts};
 use crate::http;
 use crate::lease::ClockOptions;
+use crate::machine::bootstrap_entries;
 use crate::net::grpc::{Grpc, Split};
 use crate::net::tls::{
     self, ClientTls, ClientTlsOptions, Protocol, ServerTls, ServerTlsOptions, TlsError, WallClock,
@@ -404,7 +405,7 @@ async fn founding<R: Runtime>(
     tls: &Certificates,
 ) -> Result<Founding, StartError> {
     config.check_bootstrap(&BTreeMap::new()).map_err(StartError::Bootstrap)?;
-    let (ids, cluster_id) = config.initial_ids();
+    let (ids, _) = config.initial_ids();
     let founders: Vec<Member> = config
         .initial_cluster
         .iter()
@@ -425,10 +426,12 @@ async fn founding<R: Runtime>(
                     own.0
                 )));
             }
-            // The names reach the members' table when each publishes itself, as in etcd.
-            let founders =
-                founders.into_iter().map(|m| Member::new(m.id, m.peer_urls)).collect();
-            Ok(Founding { id: own, cluster_id, founders })
+            let named: Vec<(String, Vec<String>)> =
+                founders.into_iter().map(|member| (member.name, member.peer_urls)).collect();
+            let token = &config.initial_cluster_token;
+            let (cluster_id, _, entries) =
+                bootstrap_entries(&named, token).map_err(StartError::Bootstrap)?;
+            Ok(Founding { id: own, cluster_id, entries })
         }
         ClusterState::Existing => {
             let Some((cluster_id, members)) = remote else {
@@ -460,7 +463,7 @@ async fn founding<R: Runtime>(
                     id.0
                 )));
             }
-            Ok(Founding { id, cluster_id, founders: Vec::new() })
+            Ok(Founding { id, cluster_id, entries: Vec::new() })
         }
     }
 }

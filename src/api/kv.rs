@@ -253,7 +253,7 @@ impl Api {
     /// Refuses a write that costs `bytes` when the store has reached its quota, and raises the alarm.
     pub(super) async fn within_quota(&self, bytes: u64) -> Result<(), Status> {
         let Some(quota) = self.handle.limits().quota_bytes else { return Ok(()) };
-        if bytes == 0 || self.handle.reader().used_bytes() + bytes < quota {
+        if bytes == 0 || self.handle.reader().store().storage().used_bytes() + bytes < quota {
             return Ok(());
         }
         tracing::warn!(quota, "message exceeded backend quota; raising alarm");

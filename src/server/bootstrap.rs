@@ -22,8 +22,8 @@ use bytes::Bytes;
 use tracing::{info, warn};
 
 use crate::cluster::Member;
-use crate::machine::{Machine, MachineError};
-use crate::raft::{self, Restored};
+use crate::machine::{Machine, MachineError, MachineOptions};
+use crate::raft::{self, HardState, Restored};
 use crate::runtime::{Disk, DiskFile, Lock, OpenHow, Runtime};
 use crate::storage::log::{Log, LogBatch, LogError, LogOptions, Mark};
 use crate::storage::{Storage, StorageError, StorageOptions, generations};
@@ -97,8 +97,9 @@ impl Places {
 pub(crate) struct Founding {
     pub(crate) id: NodeId,
     pub(crate) cluster_id: ClusterId,
-    /// The founders; empty for one that joins and learns them from a snapshot.
-    pub(crate) founders: Vec<Member>,
+    /// The entries that the founders' logs begin with; none for one that joins, who learns everything
+    /// from a snapshot.
+    pub(crate) entries: Vec<raft::Entry>,
 }
 
 /// A member read from its disk, ready to run.
@@ -146,24 +147,26 @@ pub(crate) fn found<R: Runtime>(
     runtime.crash_point("store_id_written");
     let dir = generations::fresh(&disk, &places.stores).map_err(io(&places.stores))?;
     let storage = Storage::create(&dir, StorageOptions::default())?;
-    let start = if founding.founders.is_empty() {
-        None
-    } else {
-        let voters = founding.founders.iter().map(|member| member.id);
-        let start = Restored::founder(voters, 0);
-        Machine::found(&storage, start.base, founding.cluster_id, &founding.founders)?;
-        Some(start)
-    };
+    // The founders' entries are applied here and never replicated: every founder begins as if after a
+    // snapshot of them, so that a later joiner, whose log is empty, begins with a snapshot too.
+    if !founding.entries.is_empty() {
+        let options = MachineOptions { cluster_id: founding.cluster_id };
+        Machine::open(storage.clone(), options)?.apply(&founding.entries);
+        if let Some(job) = storage.begin_flush() {
+            job.run()?;
+        }
+    }
     storage.close().wait();
     generations::switch(&disk, &places.stores, &dir).map_err(io(&places.stores))?;
     runtime.crash_point("store_created");
     let (cluster, member) = (founding.cluster_id.0, founding.id.0);
     let salt = runtime.random_u64();
     let mut log = Log::create(disk, &places.log, log_options, cluster, member, salt)?;
-    if let Some(start) = start {
-        let hard_state = Some(log_writer::stored(start.hard_state));
+    if let Some(last) = founding.entries.last() {
+        let hard_state = HardState { term: last.term, vote: None, commit: last.index };
+        let hard_state = Some(log_writer::stored(hard_state));
         log.append(LogBatch { hard_state, ..LogBatch::default() })?;
-        log.mark(Mark { position: start.base, conf: Bytes::new(), installed: true })?;
+        log.mark(Mark { position: last.position(), conf: Bytes::new(), installed: true })?;
     }
     log.close()?;
     Ok(())
@@ -185,7 +188,8 @@ pub(crate) fn boot<R: Runtime>(
     let dir = generations::current(&disk, &places.stores).map_err(io(&places.stores))?;
     let storage = Storage::open(&dir, StorageOptions::default())?;
     info!(path = %dir.display(), "opened backend db");
-    let machine = Machine::open(storage)?;
+    let options = MachineOptions { cluster_id: ClusterId(recovered.metadata.cluster) };
+    let machine = Machine::open(storage, options)?;
     let applied = machine.applied();
     info!(index = applied.index.0, term = applied.term.0, "restore consistentIndex");
 

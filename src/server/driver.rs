@@ -419,16 +419,10 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         }
         for (id, outcome) in applied.outcomes {
             self.leases.resolved(id, &outcome, now);
+            self.changes.applied(id, &outcome, &self.machine);
             self.proposals.resolve(id, outcome);
         }
-        let conf_changed = !applied.conf.is_empty();
-        for (index, result) in applied.conf {
-            let entry = entries.iter().find(|entry| entry.index == index);
-            if let Some(Payload::ConfChange(change)) = entry.map(|entry| &entry.payload) {
-                self.changes.applied(change, result.err(), &self.machine);
-            }
-        }
-        if conf_changed || applied.members_changed {
+        if applied.membership_changed {
             self.members_changed();
         }
         self.keeper.applied(&self.machine, now);

@@ -35,6 +35,7 @@ mod bucket;
 mod error;
 mod flush;
 mod lmdb;
+pub mod generations;
 pub mod log;
 mod overlay;
 pub mod schema;
