@@ -13,6 +13,7 @@ mod channel;
 mod cork;
 mod glue;
 pub mod grpc;
+mod pings;
 mod serve;
 mod sniff;
 pub mod tls;

@@ -33,16 +33,17 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_rustls::server::TlsStream;
 use tower_service::Service;
 
 use super::cork::{Cork, cork};
 use super::glue::{Clock, Tasks};
+use super::pings::Pings;
 use super::sniff::{Rewound, begins_http2, begins_tls};
 use super::tls::{PeerIdentity, ServerTls};
-use crate::runtime::{Address, Lane, Listener, Runtime, Stream, timeout};
+use crate::runtime::{Address, Elapsed, Lane, Listener, Runtime, Stream, timeout};
 
 /// How a listener serves.
 #[derive(Clone)]
@@ -55,6 +56,8 @@ pub struct Options {
     pub protocols: Protocols,
     /// HTTP/2's settings.
     pub http2: Http2,
+    /// The shortest interval between a client's pings; see `pings.rs`.
+    pub ping_interval_min: Duration,
     /// Connections served at a time.
     pub connections_max: usize,
     /// The limit for a TLS handshake.
@@ -71,6 +74,7 @@ impl Options {
             security,
             protocols: Protocols::Both,
             http2: Http2::default(),
+            ping_interval_min: Duration::from_secs(5),
             connections_max: usize::MAX,
             handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(300),
@@ -153,6 +157,13 @@ const RESET_STREAMS_MAX: usize = 1024;
 
 /// The pause after a failed `accept`: it mostly means that descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Room for the first bytes of a connection.
+const SNIFF_BUFFER: usize = 1024;
+
+/// How long, and for how many reads, a refused connection is read before it is closed.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+const LINGER_READS: usize = 64;
 
 /// How long aborted connections may take to be gone.
 const ABORT_WAIT: Duration = Duration::from_secs(2);
@@ -364,10 +375,15 @@ async fn connection<R, S, B>(
         opened = opened(shared, stream, &mut caller) => opened,
     };
     let Some((socket, version, ahead)) = opened else { return };
+    let secure = caller.secure;
     let (cork, corked) = cork(socket, ahead);
     let service = Tagged { service: TowerToHyperService::new(service), caller: Arc::new(caller) };
     let result = match version {
         http::Version::HTTP_2 => {
+            if !secure {
+                let runtime = shared.runtime.clone();
+                cork.count(Pings::new(move || runtime.now(), shared.options.ping_interval_min));
+            }
             let connection = http2_builder(shared).serve_connection(corked, service);
             turns(&cork, pin!(connection), http2::Connection::graceful_shutdown, phases).await
         }
@@ -438,35 +454,39 @@ async fn secured<R: Runtime>(
     caller: &mut Caller,
 ) -> Option<Socket<R::Stream>> {
     let Options { security, handshake_timeout, head_timeout, endpoint, .. } = &shared.options;
-    let mut read = BytesMut::new();
     let (tls, limit) = match security {
         Security::Plain => return Some(Socket::Plain(Rewound::new(Bytes::new(), stream))),
         Security::Tls(tls) => (tls, handshake_timeout),
         Security::Either(tls) => (tls, head_timeout),
     };
+    let mut read = BytesMut::with_capacity(SNIFF_BUFFER);
     let begins = timeout(&shared.runtime, *limit, begins_tls(&mut stream, &mut read)).await;
-    let is_tls = matches!(begins, Ok(Ok(true)));
+    let begins = begins.ok()?.ok()?;
     let stream = Rewound::new(read.freeze(), stream);
-    if !is_tls {
-        let plain_too = matches!(security, Security::Either(_)) && matches!(begins, Ok(Ok(_)));
-        return plain_too.then_some(Socket::Plain(stream));
-    }
-    let accepted = timeout(&shared.runtime, *handshake_timeout, async {
-        let accepted = tls.accept(stream).await?;
-        let remote = caller.address.rsplit_once(':').map(|(host, _)| host);
-        let remote = remote.and_then(|host| host.trim_matches(['[', ']']).parse::<IpAddr>().ok());
-        let shown = accepted.get_ref().1.peer_certificates().unwrap_or_default();
-        let identity = tls.check_peer(&shared.runtime, shown, remote).await?;
-        Ok((accepted, identity))
-    });
-    let error = match accepted.await {
-        Ok(Ok((accepted, identity))) => {
-            caller.secure = true;
-            caller.identity = identity;
-            return Some(Socket::Tls(Box::new(accepted)));
+    if !begins {
+        if matches!(security, Security::Either(_)) {
+            return Some(Socket::Plain(stream));
         }
-        Ok(Err(error)) => error,
-        Err(elapsed) => io::Error::new(io::ErrorKind::TimedOut, elapsed),
+        linger(&shared.runtime, stream).await;
+        return None;
+    }
+    let accepted = timeout(&shared.runtime, *handshake_timeout, tls.accept(stream)).await;
+    let (error, stream) = match accepted.unwrap_or_else(|late| Err((timed_out(late), None))) {
+        Ok(accepted) => {
+            let remote = remote_ip(&caller.address);
+            let shown = accepted.get_ref().1.peer_certificates().unwrap_or_default();
+            let checked = tls.check_peer(&shared.runtime, shown, remote);
+            match timeout(&shared.runtime, *handshake_timeout, checked).await {
+                Ok(Ok(identity)) => {
+                    caller.secure = true;
+                    caller.identity = identity;
+                    return Some(Socket::Tls(Box::new(accepted)));
+                }
+                Ok(Err(error)) => (error, None),
+                Err(late) => (timed_out(late), None),
+            }
+        }
+        Err(failure) => failure,
     };
     shared.stats.refused.fetch_add(1, Ordering::Relaxed);
     let remote_addr = caller.address.as_str();
@@ -482,7 +502,37 @@ async fn secured<R: Runtime>(
             tracing::warn!(remote_addr, %error, "rejected connection on peer endpoint");
         }
     }
+    if let Some(stream) = stream {
+        linger(&shared.runtime, stream).await;
+    }
     None
+}
+
+fn timed_out(late: Elapsed) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, late)
+}
+
+/// Reads the address out of `host:port`.
+fn remote_ip(address: &str) -> Option<IpAddr> {
+    let (host, _) = address.rsplit_once(':')?;
+    host.trim_matches(['[', ']']).parse().ok()
+}
+
+/// Closes a stream so that what was written last arrives. To close with bytes unread would reset the
+/// connection, and the other side might lose the alert that says why.
+async fn linger<R: Runtime, S: AsyncRead + AsyncWrite + Unpin>(runtime: &R, mut stream: S) {
+    let closed = timeout(runtime, LINGER_TIME, async {
+        stream.shutdown().await?;
+        let mut unread = [0; SNIFF_BUFFER];
+        for _ in 0..LINGER_READS {
+            if stream.read(&mut unread).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    });
+    // However it ends, it ends here.
+    let _ = closed.await;
 }
 
 /// Finds the HTTP version, and returns the bytes read on the way. `None` if it is not spoken here.
@@ -520,6 +570,9 @@ where
     loop {
         let turn = std::future::poll_fn(|cx| {
             let done = connection.as_mut().poll(cx).map_err(Into::into);
+            if done.is_pending() && cork.pinged_too_often() {
+                return Poll::Ready(Err("got too many pings from the client".into()));
+            }
             match cork.end_turn(cx) {
                 Err(error) if done.is_pending() => Poll::Ready(Err(error.into())),
                 _ => done,

@@ -698,3 +698,20 @@ fn over_tls_http2_without_grpc_is_for_the_pages() {
         assert_eq!(response.into_body().collect().await.expect("body").to_bytes(), "hello 0");
     });
 }
+
+#[test]
+fn a_client_that_pings_too_often_is_sent_away() {
+    run(|rt| async move {
+        let server = plain(&rt).await;
+        let mut stream = rt.connect(server.serving.address()).await.expect("connect");
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("write");
+        stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("settings");
+        for _ in 0..4 {
+            let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+            stream.write_all(&ping).await.expect("ping");
+        }
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("closed");
+        assert!(answer.ends_with(b"\0\0\0\x0btoo_many_pings"), "{answer:?}");
+    });
+}
