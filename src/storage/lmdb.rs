@@ -306,6 +306,11 @@ impl WriteTxn<'_> {
         }
     }
 
+    /// Says whether the map was too small for what was written.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self.failed, Some(StorageError::MapFull))
+    }
+
     fn attempt(&mut self, work: impl FnOnce(&mut Self) -> Result<(), StorageError>) {
         if self.failed.is_none() {
             self.failed = work(self).err();
