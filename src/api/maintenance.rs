@@ -15,7 +15,7 @@ use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 use crate::types::NodeId;
 
 /// The version that this server speaks as.
-pub const SERVER_VERSION: &str = "3.7.1";
+pub const SERVER_VERSION: &str = crate::config::ETCD_VERSION;
 
 /// The quota that etcd reports when none is configured.
 const DEFAULT_QUOTA_BYTES: i64 = 2_147_483_648;

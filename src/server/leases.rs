@@ -57,7 +57,8 @@ impl LeaseShell {
         now: Instant,
     ) {
         if self.clock.leads() != Some(term) && applied.iter().any(|entry| entry.term == term) {
-            self.clock.lead(term, now.0, machine.leases().iter());
+            let leases = machine.leases();
+            self.clock.lead(term, now.0, leases.iter().map(|(id, lease)| (*id, lease)));
         }
     }
 
