@@ -212,11 +212,12 @@ impl Graph {
             steps.reverse();
             Cycle { steps }
         });
-        found.min_by_key(|cycle| {
-            let times = cycle.steps.iter().filter(|(_, edge)| *edge == Edge::Rt).count();
-            (cycle.steps.len(), times)
-        })
-        .expect("a component has members")
+        found
+            .min_by_key(|cycle| {
+                let times = cycle.steps.iter().filter(|(_, edge)| *edge == Edge::Rt).count();
+                (cycle.steps.len(), times)
+            })
+            .expect("a component has members")
     }
 
     /// Tarjan's strongly connected components, without recursion.
@@ -504,8 +505,11 @@ mod tests {
             list(1, 2, &[append("y", 1), read("x", &[1])]),
         ];
         assert_eq!(class(&list_append(&g1c)), ["G1c"]);
-        let stale =
-            [list(0, 1, &[append("x", 1)]), list(2, 3, &[read("x", &[])]), list(4, 5, &[read("x", &[1])])];
+        let stale = [
+            list(0, 1, &[append("x", 1)]),
+            list(2, 3, &[read("x", &[])]),
+            list(4, 5, &[read("x", &[1])]),
+        ];
         assert_eq!(class(&list_append(&stale)), ["G-single-realtime"]);
     }
 
