@@ -10,7 +10,7 @@
 //! find the cycles, and a shortest one of each component is reported (`serial`), with its class: G0 (ww
 //! only), G1c (ww and wr), G-single (one rw), G2 (more), each with «-realtime» if an rt edge is needed.
 //!
-//! The order of a key's versions comes from etcd's mod revisions ([`check`] on a history), from the lists
+//! The order of a key's versions comes from etcd's mod revisions (a whole history), from the lists
 //! read ([`list_append`]), or from transactions that read and then write ([`registers`], unique values).
 //! Where a version's writer is unknown, edges go to the next one that is known: never wrong, only fewer.
 
