@@ -147,12 +147,13 @@ impl Model {
         Ok(self.rows.iter().filter(|row| row.main >= from).cloned().collect())
     }
 
-    /// What a key was before the revision of an event.
-    pub fn previous(&self, key: &Bytes, main: i64) -> Option<KeyValue> {
-        if main - 1 < self.compact {
+    /// What a key was before the revision of the event of a row.
+    pub fn previous(&self, row: &ModelRow) -> Option<KeyValue> {
+        let creates = !row.tombstone && row.kv.create_revision.0 == row.main;
+        if creates || row.main - 1 < self.compact {
             return None;
         }
-        self.at(main - 1).remove(key)
+        self.at(row.main - 1).remove(&row.kv.key)
     }
 
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, Refusal> {

@@ -280,7 +280,7 @@ impl World {
         }
         assert_eq!(got.len(), expected.len(), "events from {from}");
         for (event, row) in got.iter().zip(expected) {
-            let before = self.model.previous(&row.kv.key, row.main);
+            let before = self.model.previous(&row);
             assert_eq!(store.previous(event), Ok(before), "before {event:?}");
             assert_eq!(plain(event), (row.main, row.sub, row.tombstone, row.kv));
         }
@@ -353,8 +353,13 @@ fn run(steps: Vec<Step>) {
     assert!(world.member.store().damage().is_none());
 }
 
+/// How many streams to run: enough for every day, or what the environment asks for.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(40)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
     fn the_store_answers_like_the_model(steps in vec(step(), 1..160)) {
@@ -426,4 +431,31 @@ fn a_read_below_the_compaction_is_told_so() {
     assert_eq!(member.store().range(&at(3)), Err(Refusal::Compacted(Revision(4))));
     assert!(member.store().range(&at(4)).is_ok());
     assert_eq!(member.store().range(&at(7)), Err(Refusal::FutureRevision));
+}
+
+/// Each planted defect of the store is one that the model sees.
+#[cfg(feature = "mutants")]
+#[test]
+fn planted_defects_are_seen() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+
+    let first_seen = |active: &[&str], streams: u32| {
+        let mut runner = TestRunner::deterministic();
+        (1..=streams).find(|_| {
+            let steps = vec(step(), 1..160).new_tree(&mut runner).expect("a stream").current();
+            crate::mutants::activate(active);
+            let result = std::panic::catch_unwind(|| run(steps));
+            crate::mutants::activate(&[]);
+            result.is_err()
+        })
+    };
+    std::panic::set_hook(Box::new(|_| {}));
+    assert_eq!(first_seen(&[], 10), None, "without a defect nothing is to be seen");
+    for name in ["E08", "E09", "E15", "E17", "E19", "E29"] {
+        let seen = first_seen(&[name], 400);
+        eprintln!("{name} seen in stream {seen:?}");
+        assert!(seen.is_some(), "{name} is not seen");
+    }
+    let _ = std::panic::take_hook();
 }
