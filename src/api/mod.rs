@@ -1,1 +1,91 @@
-//! api.
+//! The gRPC services: validation, conversion, error mapping. What a request means is decided behind
+//! [`crate::server::Handle`]; how bytes travel, in `net`.
+//!
+//! - [`convert`] turns requests into commands and outcomes into replies;
+//! - [`status`] holds every error code and text;
+//! - one file a service: [`kv`], [`watch`], [`lease`], [`cluster`], [`maintenance`], [`health`].
+//!
+//! Absent on purpose: the auth, lock and election services, and the maintenance methods whose work has
+//! not landed. They answer `Unimplemented`, never something made up. There is no server reflection,
+//! as in etcd.
+
+pub mod cluster;
+pub mod convert;
+pub mod health;
+pub mod kv;
+pub mod lease;
+pub mod maintenance;
+pub(crate) mod peer;
+pub mod status;
+pub mod watch;
+
+use tonic::{Request, Status};
+
+use crate::proto::etcdserverpb::ResponseHeader;
+use crate::server::{Handle, ServeError};
+use crate::types::Revision;
+
+/// What all services share.
+#[derive(Clone)]
+pub struct Api {
+    handle: Handle,
+}
+
+/// What a method is, for the checks that come before all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Served by voters only.
+    Voter,
+    /// Served by learners too.
+    Anyone,
+}
+
+impl Api {
+    /// Makes the services' common part.
+    pub fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+
+    fn header(&self, revision: Revision) -> Option<ResponseHeader> {
+        Some(ResponseHeader {
+            cluster_id: self.handle.cluster_id().0,
+            member_id: self.handle.id().0,
+            revision: revision.0,
+            raft_term: self.handle.status().applied.term.0,
+        })
+    }
+
+    fn header_now(&self) -> Option<ResponseHeader> {
+        self.header(self.handle.reader().store().revision())
+    }
+
+    /// The checks before every request, in etcd's order: learner, client version, leader.
+    fn admit<T>(&self, request: &Request<T>, kind: Kind) -> Result<(), Status> {
+        let state = self.handle.status();
+        if state.stopped.is_some() {
+            return Err(status::status(&ServeError::Stopped));
+        }
+        if kind == Kind::Voter && state.is_learner {
+            return Err(status::not_for_learner());
+        }
+        let metadata = request.metadata();
+        if let Some(version) = metadata.get("client-api-version")
+            && std::str::from_utf8(version.as_bytes()).is_err()
+        {
+            return Err(Status::invalid_argument("etcdserver: invalid client api version"));
+        }
+        if state.leader.is_none() && wants_leader(request) {
+            return Err(status::status(&ServeError::NoLeader));
+        }
+        Ok(())
+    }
+}
+
+/// Tells whether the caller asked to be refused rather than served by a member without a leader.
+fn wants_leader<T>(request: &Request<T>) -> bool {
+    request.metadata().get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
+}
+
+fn fail(error: ServeError) -> Status {
+    status::status(&error)
+}

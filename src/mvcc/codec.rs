@@ -587,7 +587,7 @@ mod tests {
         let (stored, _) = encode_row(id, false, prev, &chain, &kv, &mut BytesMut::new());
         assert_eq!(
             format!("{:02x?}", &stored[..]).replace(", ", ""),
-            "[73f3db57020102000".to_owned() + "00a016b100218ac0220022a01763007]"
+            "[75261dcd020102000".to_owned() + "00a016b100218ac0220022a01763007]"
         );
     }
 }

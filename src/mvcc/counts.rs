@@ -237,7 +237,7 @@ impl Counts {
         let size = if keys.len() <= BUCKET_KEYS_MAX {
             keys.len().max(1)
         } else {
-            keys.len().div_ceil(keys.len().div_ceil(BUCKET_KEYS_MAX / 2))
+            keys.len().div_ceil(keys.len().div_ceil(BUCKET_KEYS_MAX * 3 / 4))
         };
         let mut sum = 0;
         for (piece, keys) in keys.chunks(size).enumerate() {
@@ -532,7 +532,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
         fn counts_are_those_of_a_walk(

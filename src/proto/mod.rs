@@ -11,14 +11,20 @@
 //! Invariants:
 //! - Encoding is canonical: fields in number order, proto3 zeros left out, maps sorted. HashKV covers
 //!   encoded bytes, so two members never encode one value differently.
-//! - `bytes` fields are [`bytes::Bytes`], shared and not copied while decoding from `Bytes`.
+//! - `bytes` fields are [`bytes::Bytes`]: decoded from `Bytes` or from a request they share the buffer
+//!   they came in. NB: a small key kept for long pins that whole buffer; copy what is to stay.
 //! - An enum field is an `i32`, so a number that we do not know survives; `try_from` or the getter
 //!   (`compare.result()`, which makes the default of an unknown one) gives the Rust enum. Code that
 //!   must tell unknown from default reads the `i32`.
+//! - Fields that we do not know are dropped by decoding; what may not be missed has a number beside it
+//!   that tells (`Extension::command_number`).
 //! - A number that was sent or stored once is never used again.
 //!
 //! Left out: descriptors and reflection (etcd serves none), JSON names (the gateway's own business).
 //! These types stop in `api`, `http`, `client`, `transport/grpc.rs` and `command`'s codec.
+
+#[cfg(test)]
+mod tests;
 
 /// Makes modules of the generated packages. The code is not ours to lint.
 macro_rules! packages {

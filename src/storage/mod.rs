@@ -32,9 +32,12 @@
 //! environments, transactions of readers that write.
 
 mod bucket;
+mod bulk;
 mod error;
 mod flush;
+pub mod generations;
 mod lmdb;
+pub mod log;
 mod overlay;
 pub mod schema;
 mod view;
@@ -47,6 +50,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+pub use bulk::BulkLoader;
 pub use error::StorageError;
 pub use flush::FlushJob;
 pub use lmdb::{Closing, WriteTxn};
@@ -57,7 +61,7 @@ pub use view::{Data, Scan, View};
 use crate::types::{Index, LogPosition};
 use lmdb::{Found, Lmdb};
 use overlay::Generation;
-use schema::{FORMAT_MAGIC, FORMAT_VERSION, META_APPLIED, META_FORMAT, META_LOADING};
+use schema::{FORMAT_MAGIC, FORMAT_VERSION, META_APPLIED, META_FORMAT, META_LOADED, META_LOADING};
 
 /// Called by name at moments between two effects; see the runtime's crash points.
 pub type CrashPoint = Arc<dyn Fn(&'static str) + Send + Sync>;
@@ -102,10 +106,12 @@ struct State {
     durable: LogPosition,
     /// The commit before the durable one.
     before: LogPosition,
+    /// Where a bulk load left the store, if one made it.
+    loaded: Option<LogPosition>,
     used_bytes: u64,
     lmdb: Arc<Lmdb>,
     /// Declared after `lmdb`: the environment is closed before the lock is let go.
-    _keep: Option<Box<dyn Any + Send + Sync>>,
+    keep: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl State {
@@ -183,11 +189,13 @@ impl Storage {
         if meta(META_LOADING)?.is_some() && !loading {
             return Err(StorageError::Incomplete(dir.to_owned()));
         }
-        let (durable, before) = match meta(META_APPLIED)? {
-            None => Default::default(),
-            Some(value) => flush::parse_applied(value)
-                .ok_or_else(|| StorageError::Rot("the applied position does not parse".into()))?,
+        let positions = |key| match meta(key)?.map(flush::parse_positions) {
+            None => Ok(None),
+            Some(Some(positions)) => Ok(Some(positions)),
+            Some(None) => Err(StorageError::Rot("a position does not parse".into())),
         };
+        let (durable, before) = positions(META_APPLIED)?.unwrap_or_default();
+        let loaded = positions(META_LOADED)?.map(|(position, _)| position);
         lmdb.give_back(reader);
         let state = State {
             active: Generation::default(),
@@ -195,9 +203,10 @@ impl Storage {
             applied: durable,
             durable,
             before,
+            loaded,
             used_bytes: lmdb.used_bytes()?,
             lmdb: Arc::new(lmdb),
-            _keep: options.keep,
+            keep: options.keep,
         };
         let shared = Shared {
             state: RwLock::new(state),
@@ -220,6 +229,13 @@ impl Storage {
     /// Returns the index up to which the log may be trimmed: that of the second-last commit.
     pub fn trim_floor(&self) -> Index {
         self.shared.read().before.index
+    }
+
+    /// Returns where a bulk load (a snapshot from a peer, a restored backup) completed this store;
+    /// `None` if it began empty. A store that still stands exactly there may be ahead of a log whose
+    /// mark was not yet moved; any other store ahead of its log means that the log's end was lost.
+    pub fn loaded(&self) -> Option<LogPosition> {
+        self.shared.read().loaded
     }
 
     /// Merges the next change set into the overlay, where views see it at once.
@@ -289,8 +305,10 @@ impl Storage {
         match work() {
             Ok((result, used)) => {
                 let mut state = self.shared.write();
-                state.used_bytes = used;
-                state.lmdb.forget_old_readers();
+                if Arc::ptr_eq(&state.lmdb, &lmdb) {
+                    state.used_bytes = used;
+                }
+                lmdb.forget_old_readers();
                 Ok(result)
             }
             Err(error) => {
@@ -298,6 +316,38 @@ impl Storage {
                 Err(error)
             }
         }
+    }
+
+    /// Replaces the whole store by another one, filled from a snapshot: all clones of this handle go on
+    /// with it. Waits for the views that are held; runs on the worker of flush jobs. What was in the
+    /// overlay is gone, and a flush job that was begun before does nothing any more.
+    ///
+    /// Returns a way to wait until the old environment is closed and its directory may be deleted.
+    ///
+    /// # Panics
+    /// If `other` has more handles, or stands before this store.
+    pub fn install(&self, other: Self) -> Closing {
+        let other = Arc::into_inner(other.shared).expect("the new store has one handle");
+        let new = other.state.into_inner().expect("nobody panicked while filling it");
+        let mut state = self.shared.write();
+        let (from, to) = (state.applied, new.applied);
+        assert!(to.index >= from.index, "the snapshot at {to} is older than the store at {from}");
+        let closing = state.lmdb.closing();
+        let kept = state.keep.take();
+        let old = std::mem::replace(&mut *state, State { keep: kept, ..new });
+        drop(state);
+        drop(old);
+        closing
+    }
+
+    /// Sets where a store stands that was filled from outside.
+    fn stand_at(&self, position: LogPosition, used_bytes: u64) {
+        let mut state = self.shared.write();
+        state.applied = position;
+        state.durable = position;
+        state.before = position;
+        state.loaded = Some(position);
+        state.used_bytes = used_bytes;
     }
 
     /// Returns the bytes of pages in use at the last commit: what quota is about.
@@ -374,8 +424,11 @@ impl Shared {
 
     /// Takes the frozen generation out of the overlay: its commit is visible to every transaction
     /// begun from now on.
-    fn batch_is_durable(&self, position: LogPosition, used_bytes: u64) {
+    fn batch_is_durable(&self, lmdb: &Arc<Lmdb>, position: LogPosition, used_bytes: u64) {
         let mut state = self.write();
+        if !Arc::ptr_eq(&state.lmdb, lmdb) {
+            return;
+        }
         let gone = state.frozen.take();
         let expected = gone.as_ref().and_then(|batch| batch.last());
         assert!(expected == Some(position), "{position} was written, {expected:?} was closed");

@@ -1,0 +1,186 @@
+//! Group commit: the queue before the Raft log.
+//!
+//! The driver hands over what Raft wants written and goes on. While one sync runs, hand-overs gather;
+//! the next job writes all of them and syncs once. Nobody waits for a batch to fill (DESIGN §3.1).
+//!
+//! Invariants:
+//! - hand-overs are written in the order given;
+//! - a ticket is reported only after a sync that covers it and everything before it;
+//! - after a failed write or sync nothing more is written and nothing more is reported durable
+//!   (the log refuses; the driver stops the member).
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::raft::{Entry, HardState, Ticket};
+use crate::runtime::{Disk, Runtime, Worker};
+use crate::storage::log::{Log, LogBatch, LogError, LogRecord};
+use crate::transport::codec;
+use crate::types::Index;
+
+/// One hand-over.
+pub(crate) struct HandOver {
+    pub(crate) ticket: Ticket,
+    pub(crate) hard_state: Option<HardState>,
+    pub(crate) truncate_from: Option<Index>,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// What the writer tells the driver.
+pub(crate) enum LogReport {
+    /// These are durable.
+    Durable(Vec<Ticket>),
+    /// The log is broken until a restart.
+    Failed(LogError),
+}
+
+struct Shared<R: Runtime> {
+    log: Mutex<Log<R::Disk>>,
+    queue: Mutex<Queue>,
+    report: Box<dyn Fn(LogReport) + Send + Sync>,
+    runtime: R,
+    spares: Worker,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<HandOver>,
+    scheduled: bool,
+    broken: bool,
+}
+
+/// The log and the worker that writes it.
+pub(crate) struct LogWriter<R: Runtime> {
+    shared: Arc<Shared<R>>,
+    worker: Worker,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("a panic with this lock held ends the process")
+}
+
+impl<R: Runtime> LogWriter<R>
+where
+    R::Disk: Disk,
+{
+    /// Starts the writer of an opened log. Reports go to `report`, on the worker's thread.
+    pub(crate) fn new(
+        runtime: &R,
+        log: Log<R::Disk>,
+        report: impl Fn(LogReport) + Send + Sync + 'static,
+    ) -> Self {
+        let worker = runtime.worker("log");
+        let shared = Arc::new(Shared {
+            log: Mutex::new(log),
+            queue: Mutex::new(Queue::default()),
+            report: Box::new(report),
+            runtime: runtime.clone(),
+            spares: runtime.worker("log spares"),
+        });
+        Self::prepare_spare(&shared);
+        Self { shared, worker }
+    }
+
+    /// Queues a hand-over.
+    pub(crate) fn submit(&self, hand_over: HandOver) {
+        let mut queue = lock(&self.shared.queue);
+        queue.waiting.push(hand_over);
+        if !std::mem::replace(&mut queue.scheduled, true) {
+            drop(queue);
+            let shared = self.shared.clone();
+            self.worker.run(move || write_queue(&shared));
+        }
+    }
+
+    /// Lets the log forget entries up to `index`, which must be durable in the store.
+    pub(crate) fn trim(&self, index: Index) {
+        let shared = self.shared.clone();
+        self.worker.run(move || {
+            let trimmed = lock(&shared.log).trim(index);
+            if let Err(error) = trimmed {
+                lock(&shared.queue).broken = true;
+                (shared.report)(LogReport::Failed(error));
+            }
+        });
+    }
+
+    /// Runs `job` with the log, in order with everything submitted.
+    pub(crate) fn with_log(&self, job: impl FnOnce(&mut Log<R::Disk>) + Send + 'static) {
+        let shared = self.shared.clone();
+        self.worker.run(move || job(&mut lock(&shared.log)));
+    }
+
+    /// Prepares the next segment ahead of time, on a worker of its own.
+    fn prepare_spare(shared: &Arc<Shared<R>>) {
+        if let Some(job) = lock(&shared.log).spare_job() {
+            shared.spares.run(move || {
+                // Without a spare the next rotation makes its segment itself, and reports what is wrong.
+                if let Err(error) = job.run() {
+                    tracing::warn!(%error, "no log segment could be prepared");
+                }
+            });
+        }
+    }
+}
+
+fn write_queue<R: Runtime>(shared: &Arc<Shared<R>>) {
+    let batch = {
+        let mut queue = lock(&shared.queue);
+        queue.scheduled = false;
+        if queue.broken {
+            return;
+        }
+        std::mem::take(&mut queue.waiting)
+    };
+    shared.runtime.crash_point("log_before_write");
+    // NB: the guard must be gone before the arms run, which take the lock again.
+    let written = write_all(&mut lock(&shared.log), &batch);
+    match written {
+        Ok(()) => {
+            shared.runtime.crash_point("log_synced");
+            (shared.report)(LogReport::Durable(batch.iter().map(|h| h.ticket).collect()));
+            LogWriter::prepare_spare(shared);
+        }
+        Err(error) => {
+            lock(&shared.queue).broken = true;
+            (shared.report)(LogReport::Failed(error));
+        }
+    }
+}
+
+fn write_all<D: Disk>(log: &mut Log<D>, batch: &[HandOver]) -> Result<(), LogError> {
+    for hand_over in batch {
+        let records: Vec<LogRecord> = hand_over.entries.iter().map(record).collect();
+        log.append(LogBatch {
+            hard_state: hand_over.hard_state.map(stored),
+            truncate_from: hand_over.truncate_from,
+            entries: &records,
+        })?;
+    }
+    log.sync()
+}
+
+fn record(entry: &Entry) -> LogRecord {
+    let (kind, data) = codec::encode_payload(&entry.payload);
+    let kind = u8::try_from(kind).expect("there are three types of entries");
+    LogRecord { index: entry.index, term: entry.term, kind, data }
+}
+
+/// Reads an entry back from its record.
+pub(crate) fn entry(record: LogRecord) -> Result<Entry, codec::CodecError> {
+    let payload = codec::decode_payload(i32::from(record.kind), record.data)?;
+    Ok(Entry { term: record.term, index: record.index, payload })
+}
+
+pub(crate) fn stored(state: HardState) -> crate::storage::log::HardState {
+    crate::storage::log::HardState {
+        term: state.term,
+        vote: state.vote,
+        commit: state.commit,
+    }
+}
+
+/// Reads the hard state back.
+pub(crate) fn restored(state: crate::storage::log::HardState) -> HardState {
+    HardState { term: state.term, vote: state.vote, commit: state.commit }
+}
+

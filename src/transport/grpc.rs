@@ -1,0 +1,377 @@
+//! The transport between members: `mainstay.internal.Peer` over HTTP/2.
+//!
+//! Each member dials each other one and sends on its own stream; the other direction of that stream
+//! carries nothing and only shows that the connection lives. So each pair has two connections, and
+//! neither side's trouble with dialling hides the other's.
+//!
+//! ```text
+//!   send() → queue of the peer → its task: dial, hello, batches ──────→ Exchange handler → Inbox
+//! ```
+//!
+//! Invariants:
+//! - [`send`](Transport::send) never waits: a full queue loses the message and says so to the inbox;
+//! - nothing of a stream is read before its hello was admitted ([`Inbox::admit`]);
+//! - a broken stream is reported to the inbox once, by each side that had it;
+//! - messages that were queued for a lost connection are dropped, not sent on the next one: Raft has
+//!   moved on, and a proposal must not be delivered twice.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tonic::codegen::tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, info, warn};
+
+use super::{Hello, Inbox, PeerAddress, Transport, codec};
+use crate::config::Url;
+use crate::net::tls::ClientTls;
+use crate::net::{Channel, ChannelOptions};
+use crate::proto::internal as wire;
+use crate::proto::internal::peer_client::PeerClient;
+use crate::raft::Envelope;
+use crate::runtime::{Address, Instant, Lane, Runtime, TaskHandle, timeout};
+use crate::server::BoxFuture;
+use crate::types::{ClusterId, NodeId};
+
+/// How many messages wait for one peer before more are lost.
+const QUEUE_MESSAGES_MAX: usize = 4096;
+
+/// How many messages go into one batch.
+const BATCH_MESSAGES_MAX: usize = 256;
+
+/// How many batches wait in one connection.
+const CONNECTION_BATCHES_MAX: usize = 16;
+
+/// The pause before a lost connection is dialled again: first, and at the most.
+const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// How long a call to another member may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many bytes one message of the protocol may have: an append's entries, with room.
+pub(crate) const PEER_MESSAGE_BYTES_MAX: usize = 512 << 20;
+
+/// See the module's text. Clones share the connections.
+#[derive(Clone)]
+pub struct GrpcTransport<R: Runtime> {
+    inner: Arc<Inner<R>>,
+}
+
+struct Inner<R: Runtime> {
+    runtime: R,
+    own: Hello,
+    tls: Option<Arc<ClientTls>>,
+    inbox: Arc<dyn Inbox>,
+    peers: Mutex<BTreeMap<NodeId, Peer<R>>>,
+}
+
+struct Peer<R: Runtime> {
+    address: PeerAddress,
+    queue: mpsc::Sender<Envelope>,
+    link: Arc<Mutex<Link<R>>>,
+    task: TaskHandle,
+}
+
+impl<R: Runtime> Drop for Peer<R> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The connection as it is now.
+struct Link<R: Runtime> {
+    since: Option<Instant>,
+    channel: Option<Channel<R>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("a panic with this lock held ends the process")
+}
+
+impl<R: Runtime> GrpcTransport<R> {
+    /// Makes a transport without peers.
+    pub fn new(
+        runtime: R,
+        own: Hello,
+        tls: Option<Arc<ClientTls>>,
+        inbox: Arc<dyn Inbox>,
+    ) -> Self {
+        let peers = Mutex::new(BTreeMap::new());
+        Self { inner: Arc::new(Inner { runtime, own, tls, inbox, peers }) }
+    }
+
+    fn start_peer(&self, id: NodeId, address: PeerAddress) -> Peer<R> {
+        let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
+        let link = Arc::new(Mutex::new(Link { since: None, channel: None }));
+        let dialer = Dialer {
+            inner: self.inner.clone(),
+            id,
+            urls: address.urls.clone(),
+            link: link.clone(),
+            messages,
+        };
+        let task = self.inner.runtime.spawn(Lane::Serve, "peer", dialer.run());
+        Peer { address, queue, link, task }
+    }
+
+    /// Returns a client for calls to a peer that is connected at the moment.
+    pub(crate) fn client(&self, id: NodeId) -> Option<PeerClient<Channel<R>>> {
+        let peers = lock(&self.inner.peers);
+        let channel = lock(&peers.get(&id)?.link).channel.clone()?;
+        Some(limited(PeerClient::new(channel)))
+    }
+
+    /// Returns the cluster's id.
+    pub(crate) fn cluster_id(&self) -> ClusterId {
+        self.inner.own.cluster_id
+    }
+
+    /// Returns the runtime.
+    pub(crate) fn runtime(&self) -> &R {
+        &self.inner.runtime
+    }
+
+    /// Runs a call with the time limit of calls between members.
+    pub(crate) async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Status> {
+        match timeout(&self.inner.runtime, CALL_TIMEOUT, call).await {
+            Ok(outcome) => outcome.map(Response::into_inner),
+            Err(_) => Err(Status::deadline_exceeded("context deadline exceeded")),
+        }
+    }
+}
+
+/// Makes a channel to a URL; it connects when first used.
+fn dial<R: Runtime>(
+    runtime: &R,
+    url: &str,
+    tls: Option<&Arc<ClientTls>>,
+) -> Result<Channel<R>, Status> {
+    let url = Url::parse(url).map_err(Status::invalid_argument)?;
+    let address = match url.socket_path() {
+        Some(path) => Address::Unix(path.into()),
+        None => Address::tcp(url.host(), url.port().unwrap_or(0)),
+    };
+    let tls = if url.is_tls() { tls.cloned() } else { None };
+    Ok(Channel::new(runtime, ChannelOptions { tls, ..ChannelOptions::new(address) }))
+}
+
+fn limited<R: Runtime>(client: PeerClient<Channel<R>>) -> PeerClient<Channel<R>> {
+    client
+        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
+}
+
+/// Asks the member at a URL who the cluster is; used by a member that is about to start.
+pub async fn describe<R: Runtime>(
+    runtime: &R,
+    url: &str,
+    tls: Option<&Arc<ClientTls>>,
+    cluster_id: Option<ClusterId>,
+) -> Result<wire::DescribeResponse, Status> {
+    let call = async {
+        let channel = dial(runtime, url, tls)?;
+        let request = wire::DescribeRequest { cluster_id: cluster_id.map_or(0, |id| id.0) };
+        limited(PeerClient::new(channel)).describe(request).await
+    };
+    match timeout(runtime, CALL_TIMEOUT, call).await {
+        Ok(outcome) => outcome.map(Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("context deadline exceeded")),
+    }
+}
+
+impl<R: Runtime> Transport for GrpcTransport<R> {
+    fn send(&self, messages: Vec<Envelope>) {
+        let peers = lock(&self.inner.peers);
+        for message in messages {
+            let to = message.to;
+            let sent = peers.get(&to).map(|peer| peer.queue.try_send(message));
+            if !matches!(sent, Some(Ok(()))) {
+                self.inner.inbox.unreachable(to);
+            }
+        }
+    }
+
+    fn set_peers(&self, addresses: BTreeMap<NodeId, PeerAddress>) {
+        let mut peers = lock(&self.inner.peers);
+        peers.retain(|id, peer| addresses.get(id) == Some(&peer.address));
+        for (id, address) in addresses {
+            if !peers.contains_key(&id) {
+                let peer = self.start_peer(id, address);
+                peers.insert(id, peer);
+            }
+        }
+    }
+
+    fn connected(&self) -> BTreeMap<NodeId, Instant> {
+        let peers = lock(&self.inner.peers);
+        peers.iter().filter_map(|(id, peer)| Some((*id, lock(&peer.link).since?))).collect()
+    }
+}
+
+/// Keeps one outgoing connection alive.
+struct Dialer<R: Runtime> {
+    inner: Arc<Inner<R>>,
+    id: NodeId,
+    urls: Vec<String>,
+    link: Arc<Mutex<Link<R>>>,
+    messages: mpsc::Receiver<Envelope>,
+}
+
+impl<R: Runtime> Dialer<R> {
+    async fn run(mut self) {
+        let (mut pause, mut attempt) = (REDIAL.0, 0);
+        while !self.urls.is_empty() {
+            let url = self.urls[attempt % self.urls.len()].clone();
+            attempt += 1;
+            match self.exchange(&url).await {
+                Ok(()) => {
+                    pause = REDIAL.0;
+                    self.inner.inbox.connection_lost(self.id);
+                }
+                Err(status) if status.code() == tonic::Code::Unavailable => {
+                    debug!(peer = hex(self.id), url, error = status.message(), "peer is not reachable");
+                }
+                Err(status) => {
+                    warn!(peer = hex(self.id), url, error = status.message(), "peer refused the stream");
+                }
+            }
+            *lock(&self.link) = Link { since: None, channel: None };
+            // What waited for the lost connection is stale.
+            while self.messages.try_recv().is_ok() {}
+            self.inner.runtime.sleep(pause).await;
+            pause = (pause * 2).min(REDIAL.1);
+        }
+    }
+
+    /// Dials and sends until the connection breaks; an error if it never came to a stream.
+    async fn exchange(&mut self, url: &str) -> Result<(), Status> {
+        let runtime = self.inner.runtime.clone();
+        let channel = dial(&runtime, url, self.inner.tls.as_ref())?;
+        let (batches, stream) = mpsc::channel(CONNECTION_BATCHES_MAX);
+        let hello = wire::PeerBatch { hello: Some(self.hello()), messages: Vec::new() };
+        batches.try_send(hello).expect("the channel is new");
+        let mut client = limited(PeerClient::new(channel.clone()));
+        let opened = timeout(&runtime, CALL_TIMEOUT, client.exchange(Batches(stream))).await;
+        let mut back = opened
+            .map_err(|_| Status::unavailable("the stream was not opened in time"))??
+            .into_inner();
+        info!(peer = hex(self.id), url, "established the stream to a peer");
+        *lock(&self.link) = Link { since: Some(runtime.now()), channel: Some(channel) };
+        let mut waiting = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                // Nothing is ever sent back: an answer here is the end of the stream.
+                end = back.message() => {
+                    let reason = end.err().map(|status| status.message().to_owned());
+                    info!(peer = hex(self.id), url, error = reason, "lost the stream to a peer");
+                    return Ok(());
+                }
+                n = self.messages.recv_many(&mut waiting, BATCH_MESSAGES_MAX) => {
+                    if n == 0 {
+                        return Ok(());
+                    }
+                    let messages = waiting.drain(..).map(|message| codec::encode(&message)).collect();
+                    let batch = wire::PeerBatch { hello: None, messages };
+                    // A stream that takes nothing more either drains or ends; its end is seen here too.
+                    tokio::select! {
+                        biased;
+                        sent = batches.send(batch) => if sent.is_err() { return Ok(()) },
+                        _ = back.message() => return Ok(()),
+                    }
+                }
+            }
+        }
+    }
+
+    fn hello(&self) -> wire::PeerHello {
+        let own = &self.inner.own;
+        wire::PeerHello {
+            cluster_id: own.cluster_id.0,
+            member_id: own.member_id.0,
+            to_member_id: self.id.0,
+            name: own.name.clone(),
+            peer_urls: own.peer_urls.clone(),
+            version: crate::config::ETCD_VERSION.to_owned(),
+            min_version: "3.7.0".to_owned(),
+            store_id: own.store_id,
+            boot: own.boot,
+        }
+    }
+}
+
+fn hex(id: NodeId) -> String {
+    format!("{:x}", id.0)
+}
+
+/// A channel's receiver as the stream that tonic asks for.
+struct Batches<T>(mpsc::Receiver<T>);
+
+impl<T> Stream for Batches<T> {
+    type Item = T;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<T>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+/// What a serving member gives a peer that dialled: a stream that says nothing and ends with the other.
+pub(crate) type Back = Pin<Box<dyn Stream<Item = Result<wire::PeerBatch, Status>> + Send>>;
+
+/// Serves one incoming stream: checks its hello, then passes everything on to the inbox.
+pub(crate) async fn serve_exchange<R: Runtime>(
+    runtime: &R,
+    inbox: &Arc<dyn Inbox>,
+    request: Request<Streaming<wire::PeerBatch>>,
+) -> Result<Response<Back>, Status> {
+    let mut batches = request.into_inner();
+    let first = batches.message().await?;
+    let hello = first.as_ref().and_then(|batch| batch.hello.as_ref());
+    let hello = hello.ok_or_else(|| Status::invalid_argument("the stream begins without a hello"))?;
+    let from = NodeId(hello.member_id);
+    inbox.admit(&Hello {
+        cluster_id: ClusterId(hello.cluster_id),
+        member_id: from,
+        to: NodeId(hello.to_member_id),
+        name: hello.name.clone(),
+        peer_urls: hello.peer_urls.clone(),
+        store_id: hello.store_id,
+        boot: hello.boot,
+    })?;
+    let (alive, back) = mpsc::channel(1);
+    let inbox = inbox.clone();
+    let reader: BoxFuture<()> = Box::pin(async move {
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = alive.closed() => break,
+                batch = batches.message() => batch,
+            };
+            let Ok(Some(batch)) = batch else { break };
+            let mut messages = Vec::with_capacity(batch.messages.len());
+            for message in batch.messages {
+                match codec::decode(message) {
+                    // A peer speaks for itself only.
+                    Ok(message) if message.from == from => messages.push(message),
+                    Ok(message) => warn!(peer = hex(from), claimed = hex(message.from), "false sender"),
+                    // Of a newer release, perhaps: it counts as lost.
+                    Err(error) => warn!(peer = hex(from), %error, "unreadable message"),
+                }
+            }
+            inbox.messages(messages);
+        }
+        inbox.connection_lost(from);
+        drop(alive);
+    });
+    drop(runtime.spawn(Lane::Serve, "peer stream", reader));
+    Ok(Response::new(Box::pin(Batches(back))))
+}
