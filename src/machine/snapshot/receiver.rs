@@ -175,7 +175,7 @@ impl Begun {
             self.tally.add(&row_key, &value);
             let row = ForeignRow::read(&row_key, &value)?;
             let key = Bytes::copy_from_slice(row.key());
-            let before = loader.get(Table::Keys, &key)?;
+            let before = loader.get(Table::Keys, &key);
             let indexed = row.index(before.as_deref())?;
             for write in lease::keys::moved(&key, indexed.lease_before, indexed.lease) {
                 loader.add(write)?;
