@@ -12,7 +12,7 @@ use super::error::StorageError;
 use super::flush::{encode_positions, write_applied, write_batch};
 use super::overlay::{Generation, Write, check_write};
 use super::schema::{META_LOADED, META_LOADING, Table};
-use super::{Storage, StorageOptions};
+use super::{Data, Storage, StorageOptions};
 use crate::types::LogPosition;
 
 /// A store being filled. Dropped unfinished, it leaves a directory that is to be deleted.
@@ -59,6 +59,20 @@ impl BulkLoader {
         value: impl Into<Bytes>,
     ) -> Result<(), StorageError> {
         self.add(Write::put(table, key, value))
+    }
+
+    /// Returns what was added under a key, written or not.
+    pub fn get(&self, table: Table, key: &[u8]) -> Option<Bytes> {
+        match self.batch.get(table, key) {
+            Some(value) => value.clone(),
+            None => self.storage.view().get(table, key).map(Data::to_bytes),
+        }
+    }
+
+    /// Writes what was gathered and lends the unfinished store, to read from what was added so far.
+    pub fn written(&mut self) -> Result<&Storage, StorageError> {
+        self.write(|_| ())?;
+        Ok(&self.storage)
     }
 
     /// Completes the store: it stands at `position`, and is durable.
