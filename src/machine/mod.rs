@@ -205,7 +205,11 @@ impl Machine {
     /// Asserts what the parts assert of themselves, and that the stored tables say what memory says.
     pub fn check(&self) {
         let state = self.shared.read();
-        assert_eq!(state.store.storage().applied(), self.applied, "the tables are at another entry");
+        assert_eq!(
+            state.store.storage().applied(),
+            self.applied,
+            "the tables are at another entry"
+        );
         state.check();
     }
 }

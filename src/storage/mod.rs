@@ -37,7 +37,6 @@ mod error;
 mod flush;
 pub mod generations;
 mod lmdb;
-pub mod generations;
 pub mod log;
 mod overlay;
 pub mod schema;
