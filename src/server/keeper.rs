@@ -96,6 +96,8 @@ impl Keeper {
     pub(crate) fn flushed(&mut self, _position: LogPosition) {
         self.busy = false;
         self.trim = Some(Index(0));
+        // A compaction may have become durable with this batch: only now can its rows be removed.
+        self.scrub_at = Some(Instant::default());
     }
 
     /// A scrub step is done.
