@@ -182,7 +182,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             return Some(reason);
         }
         let now = self.runtime.now();
-        let leads = self.node.status().role == Role::Leader;
+        let leads = self.node.role() == Role::Leader;
         match &self.stopping {
             Some(stopping) if !leads || now >= stopping.deadline => Some(StopReason::Stopped),
             _ => None,
@@ -219,6 +219,11 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             // that everybody else has been silent for as long.
             self.next_tick = now + self.settings.heartbeat_interval;
             self.node.step(Input::Tick);
+            let peers = self.node.status();
+            self.status.send_if_modified(|published| {
+                published.update_peers(&peers);
+                false
+            });
             self.proposals.expire(now);
             self.reads.expire(now);
             self.changes.expire(now);
@@ -412,8 +417,8 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         for change in &applied.leases {
             self.leases.on(change, now);
         }
-        if self.node.status().role == Role::Leader {
-            self.leases.lead_if_first(&self.machine, entries, self.node.status().term, now);
+        if self.node.role() == Role::Leader {
+            self.leases.lead_if_first(&self.machine, entries, self.node.term(), now);
         }
         for (id, outcome) in applied.outcomes {
             self.leases.resolved(id, &outcome, now);
@@ -511,9 +516,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
     }
 
     fn publish_status(&mut self) {
-        let status = self.node.status();
-        let position = self.machine.applied();
-        let is_learner = self.node.conf_state().is_learner(self.settings.id);
-        self.status.send_if_modified(|published| published.update(&status, position, is_learner));
+        let (node, position, own) = (&self.node, self.machine.applied(), self.settings.id);
+        self.status.send_if_modified(|published| published.update(node, position, own));
     }
 }
