@@ -108,7 +108,7 @@ pub struct Violation {
 impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Violation { seed, name, detail, at } = self;
-        write!(f, "seed {seed}: {name} broken at {at} µs: {detail}\n")?;
+        writeln!(f, "seed {seed}: {name} broken at {at} µs: {detail}")?;
         write!(f, "replay: cargo run -p sim -- storm --seed {seed}")
     }
 }

@@ -121,7 +121,8 @@ impl Node {
     /// Tells whether the node may ask for votes.
     fn may_campaign(&self) -> bool {
         let id = self.config.id;
-        if !self.conf.is_voter(id) && !(crate::mutant!("R23") && self.conf.is_learner(id)) {
+        let votes = self.conf.is_voter(id) || (crate::mutant!("R23") && self.conf.is_learner(id));
+        if !votes {
             return false;
         }
         // The change is committed, so others may live by it already; a campaign under the old

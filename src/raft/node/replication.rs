@@ -307,7 +307,9 @@ impl Sender<'_> {
         let news = next <= self.log.last().index;
         let may_send = self.peer.may_send(self.config.inflight_max, self.config.inflight_bytes_max);
         let idle_news = self.peer.poke || self.peer.commit_sent < self.commit;
-        if !(news && may_send) && !(idle_news && self.peer.may_poke()) {
+        let carries = news && may_send;
+        let pokes = idle_news && self.peer.may_poke();
+        if !carries && !pokes {
             return None;
         }
         let before = next.prev().expect("the first index is 1");
@@ -315,7 +317,7 @@ impl Sender<'_> {
             self.peer.become_snapshot();
             return Some(Sent::SnapshotNeeded);
         };
-        let (entries, bytes) = if news && may_send {
+        let (entries, bytes) = if carries {
             self.log.slice(next, self.config.append_bytes_max)
         } else {
             (Vec::new(), 0)
