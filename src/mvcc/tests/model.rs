@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use crate::command::{
-    Compare, CompareResult, CompareTarget, DeleteRange, KeyValue, Op, OpOutcome, Operand,
-    Outcome, Put, Range, RangeOutcome, Refusal, SortOrder, SortTarget, Txn, TxnOp, TxnOutcome,
+    Compare, CompareResult, CompareTarget, DeleteRange, KeyValue, Op, OpOutcome, Operand, Outcome,
+    Put, Range, RangeOutcome, Refusal, SortOrder, SortTarget, Txn, TxnOp, TxnOutcome,
 };
 use crate::mvcc::HashKv;
 use crate::types::{LeaseId, Revision};
@@ -357,8 +357,7 @@ impl Run<'_> {
 }
 
 fn holds(keys: &Keys, compare: &Compare) -> bool {
-    let hit: Vec<&KeyValue> =
-        keys.values().filter(|kv| compare.range.contains(&kv.key)).collect();
+    let hit: Vec<&KeyValue> = keys.values().filter(|kv| compare.range.contains(&kv.key)).collect();
     if hit.is_empty() {
         return compare.target != CompareTarget::Value && relates(compare, &KeyValue::default());
     }
@@ -440,4 +439,3 @@ fn select(keys: &Keys, request: &Range, current: i64) -> RangeOutcome {
     }
     RangeOutcome { kvs, count, more, revision }
 }
-

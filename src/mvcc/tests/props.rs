@@ -8,8 +8,8 @@ use proptest::sample::select;
 use super::model::Model;
 use super::{Member, bytes};
 use crate::command::{
-    Compare, CompareResult, CompareTarget, DeleteRange, Event, KeyRange, KeyValue, Op, Operand, Put,
-    Range, Refusal, SortOrder, SortTarget, Txn, TxnOp,
+    Compare, CompareResult, CompareTarget, DeleteRange, Event, KeyRange, KeyValue, Op, Operand,
+    Put, Range, Refusal, SortOrder, SortTarget, Txn, TxnOp,
 };
 use crate::mvcc::{Budget, HistoryBatch};
 use crate::types::{LeaseId, Revision};
@@ -152,27 +152,26 @@ fn compare() -> impl Strategy<Value = Compare> {
         (0..3i64).prop_map(Operand::Lease),
         Just(Operand::Nothing),
     ];
-    (key_range(), result, target, operand)
-        .prop_map(|(range, result, target, operand)| Compare { range, result, target, operand })
+    (key_range(), result, target, operand).prop_map(|(range, result, target, operand)| Compare {
+        range,
+        result,
+        target,
+        operand,
+    })
 }
 
 fn txn(writes: bool) -> impl Strategy<Value = Txn> {
     let read = (range(), prop_oneof![6 => Just(0i64), 1 => -2..30i64])
         .prop_map(|(range, revision)| TxnOp::Range(Range { revision, ..range }));
     let flat = if writes {
-        prop_oneof![
-            read,
-            put().prop_map(TxnOp::Put),
-            delete().prop_map(TxnOp::DeleteRange),
-        ]
-        .boxed()
+        prop_oneof![read, put().prop_map(TxnOp::Put), delete().prop_map(TxnOp::DeleteRange),]
+            .boxed()
     } else {
         read.boxed()
     };
     let op = flat.prop_recursive(2, 8, 2, |op| {
-        (vec(compare(), 0..2), vec(op.clone(), 0..3), vec(op, 0..2)).prop_map(
-            |(compares, success, failure)| TxnOp::Txn(Txn { compares, success, failure }),
-        )
+        (vec(compare(), 0..2), vec(op.clone(), 0..3), vec(op, 0..2))
+            .prop_map(|(compares, success, failure)| TxnOp::Txn(Txn { compares, success, failure }))
     });
     (vec(compare(), 0..2), vec(op.clone(), 0..5), vec(op, 0..3))
         .prop_map(|(compares, success, failure)| Txn { compares, success, failure })
@@ -212,7 +211,11 @@ impl World {
             }
             Step::Range(range, place) => {
                 let range = Range { revision: place.of(current), ..range };
-                assert_eq!(self.member.store().range(&range), self.model.range(&range), "{range:?}");
+                assert_eq!(
+                    self.member.store().range(&range),
+                    self.model.range(&range),
+                    "{range:?}"
+                );
             }
             Step::ReadOnly(txn) => {
                 let (got, expected) =
@@ -226,10 +229,9 @@ impl World {
                 let expected = self.model.range(&request).map(|outcome| outcome.count);
                 assert_eq!(self.member.store().count(&range, Revision(at)), expected, "{range:?}");
             }
-            Step::History(place, revisions, bytes) => self.history(
-                place.of(current).max(0),
-                Budget { revisions, bytes },
-            ),
+            Step::History(place, revisions, bytes) => {
+                self.history(place.of(current).max(0), Budget { revisions, bytes })
+            }
             Step::Hash(place) => self.hash(place.of(current)),
             Step::Flush => self.member.flush(),
             Step::Restart => self.member.restart(),
@@ -253,8 +255,7 @@ impl World {
     }
 
     fn hash(&self, revision: i64) {
-        let (got, expected) =
-            (self.member.store().hash_kv(revision), self.model.hash_kv(revision));
+        let (got, expected) = (self.member.store().hash_kv(revision), self.model.hash_kv(revision));
         assert_eq!(got, expected, "hash at {revision}");
     }
 
