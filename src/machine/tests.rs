@@ -3,6 +3,7 @@
 
 mod properties;
 mod scripts;
+mod snapshots;
 
 use std::sync::Arc;
 
@@ -64,7 +65,8 @@ impl World {
 
     pub fn open(&mut self) {
         let storage = open_storage(self.dir.path());
-        self.machine = Some(Machine::open(storage, MachineOptions { cluster_id: CLUSTER }).unwrap());
+        self.machine =
+            Some(Machine::open(storage, MachineOptions { cluster_id: CLUSTER }).unwrap());
     }
 
     /// Forgets everything that is not durable, as a crash does, and opens again.

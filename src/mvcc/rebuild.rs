@@ -117,8 +117,8 @@ impl CountsBuilder {
     /// # Errors
     /// If the entry is damaged.
     pub fn add(&mut self, key: &[u8], entry: &[u8]) -> Result<Option<Write>, Damage> {
-        let state = KeyState::decode(key, entry)
-            .ok_or_else(|| Damage::Key(Bytes::copy_from_slice(key)))?;
+        let state =
+            KeyState::decode(key, entry).ok_or_else(|| Damage::Key(Bytes::copy_from_slice(key)))?;
         let full = self.keys == BUCKET_KEYS;
         let write = full.then(|| {
             let write = self.write();

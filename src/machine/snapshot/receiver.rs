@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::{Chunk, FORMAT, Header, SMALL_TABLES, TableRow, Tally, Trailer, stays};
 use crate::lease;
-use crate::machine::tables::State;
 use crate::machine::MachineError;
+use crate::machine::tables::State;
 use crate::mvcc::{CountsBuilder, Damage, ForeignRow};
 use crate::storage::{BulkLoader, Storage, StorageError, StorageOptions, Table};
 use crate::types::ClusterId;

@@ -129,7 +129,8 @@ impl Sender {
         let view = self.store.storage().view();
         let mut rows = Vec::new();
         let mut bytes = 0;
-        for (key, value) in view.scan(Table::Rows, from, Bound::Included(last)).take(VIEW_ROWS_MAX) {
+        for (key, value) in view.scan(Table::Rows, from, Bound::Included(last)).take(VIEW_ROWS_MAX)
+        {
             let (key, value) = (Bytes::copy_from_slice(&key), value.to_bytes());
             bytes += key.len() + value.len() + ROW_OVERHEAD;
             self.tally.add(&key, &value);

@@ -36,16 +36,15 @@ fn any_lease() -> impl Strategy<Value = LeaseId> {
 }
 
 fn any_put() -> impl Strategy<Value = Put> {
-    (any_key(), "[v-z]{0,3}", any_lease(), prop::bool::weighted(0.1), prop::bool::weighted(0.1)).prop_map(
-        |(key, value, lease, ignore_value, ignore_lease)| Put {
+    (any_key(), "[v-z]{0,3}", any_lease(), prop::bool::weighted(0.1), prop::bool::weighted(0.1))
+        .prop_map(|(key, value, lease, ignore_value, ignore_lease)| Put {
             key,
             value: if ignore_value { Bytes::new() } else { bytes(&value) },
             lease: if ignore_lease { LeaseId(0) } else { lease },
             prev_kv: true,
             ignore_value,
             ignore_lease,
-        },
-    )
+        })
 }
 
 fn any_delete() -> impl Strategy<Value = DeleteRange> {
@@ -108,7 +107,10 @@ fn any_draft() -> impl Strategy<Value = Draft> {
     let change = (member, 0..5u8, 1..6u64).prop_map(move |(id, kind, n)| match kind {
         0 | 1 => {
             let learner = kind == 1;
-            Change::Add { member: Member { learner, ..Member::new(id, url(n)) }, learners_max: None }
+            Change::Add {
+                member: Member { learner, ..Member::new(id, url(n)) },
+                learners_max: None,
+            }
         }
         2 => Change::Promote(id),
         3 => Change::Remove(id),
@@ -122,7 +124,7 @@ fn any_draft() -> impl Strategy<Value = Draft> {
     ]
 }
 
-fn any_log(len: usize) -> impl Strategy<Value = Vec<Entry>> {
+pub(super) fn any_log(len: usize) -> impl Strategy<Value = Vec<Entry>> {
     prop::collection::vec(any_draft(), 1..len).prop_map(|drafts| {
         let mut term = Term(1);
         let mut grants: BTreeMap<LeaseId, u64> = BTreeMap::new();
@@ -133,9 +135,10 @@ fn any_log(len: usize) -> impl Strategy<Value = Vec<Entry>> {
                     term = term.next();
                     Payload::Empty
                 }
-                Draft::Conf(change) => {
-                    Payload::ConfChange(conf::conf_change(&change, Some(crate::command::RequestId(index))))
-                }
+                Draft::Conf(change) => Payload::ConfChange(conf::conf_change(
+                    &change,
+                    Some(crate::command::RequestId(index)),
+                )),
                 Draft::Op(mut op) => {
                     // Half of the marks are made to fit the grant that was proposed last.
                     let fit = |id: LeaseId, mark: &mut u64| {
@@ -144,7 +147,9 @@ fn any_log(len: usize) -> impl Strategy<Value = Vec<Entry>> {
                         }
                     };
                     match &mut op {
-                        Op::LeaseExpire { leases, .. } => leases.iter_mut().for_each(|l| fit(l.id, &mut l.mark)),
+                        Op::LeaseExpire { leases, .. } => {
+                            leases.iter_mut().for_each(|l| fit(l.id, &mut l.mark))
+                        }
                         Op::LeaseCheckpoint { leases, .. } => {
                             leases.iter_mut().for_each(|l| fit(l.id, &mut l.mark));
                         }
@@ -166,7 +171,7 @@ fn any_log(len: usize) -> impl Strategy<Value = Vec<Entry>> {
 }
 
 /// Everything the shell is told, as text, whatever the batches were.
-fn told(applied: &[Applied]) -> Vec<String> {
+pub(super) fn told(applied: &[Applied]) -> Vec<String> {
     let mut lines = Vec::new();
     for part in applied {
         lines.extend(part.events.iter().map(|event| format!("{event:?}")));
@@ -184,7 +189,7 @@ fn told(applied: &[Applied]) -> Vec<String> {
 }
 
 /// Everything a client can learn of a state: hashes at all revisions that can be asked, and the tables.
-fn picture(machine: &Machine) -> Vec<String> {
+pub(super) fn picture(machine: &Machine) -> Vec<String> {
     let reader = machine.reader();
     let store = reader.store();
     let mut lines = vec![
@@ -201,7 +206,7 @@ fn picture(machine: &Machine) -> Vec<String> {
     lines
 }
 
-fn scrub(world: &mut World, rows: usize) {
+pub(super) fn scrub(world: &mut World, rows: usize) {
     let machine = world.machine();
     let store = machine.reader().store();
     let progress = machine.storage().maintenance(|txn| store.scrub_step(txn, rows)).unwrap();

@@ -150,7 +150,9 @@ pub(super) fn print(applied: &Applied, out: &mut String) {
     }
     for (_, outcome) in &applied.outcomes {
         let _ = match outcome {
-            Outcome::Refused(refusal, revision) => writeln!(out, "refused {refusal:?} at {revision}"),
+            Outcome::Refused(refusal, revision) => {
+                writeln!(out, "refused {refusal:?} at {revision}")
+            }
             Outcome::Put { revision, .. } => writeln!(out, "ok at {revision}"),
             Outcome::DeleteRange { revision, deleted, .. } => {
                 writeln!(out, "ok, {deleted} deleted at {revision}")
@@ -165,7 +167,9 @@ pub(super) fn print(applied: &Applied, out: &mut String) {
                 writeln!(out, "{id} granted {}s by {}", lease.granted_seconds, lease.mark)
             }
             LeaseChange::Revoked(id) => writeln!(out, "{id} revoked"),
-            LeaseChange::Checkpointed(id, lease) => writeln!(out, "{id} has {:?} left", lease.life()),
+            LeaseChange::Checkpointed(id, lease) => {
+                writeln!(out, "{id} has {:?} left", lease.life())
+            }
             LeaseChange::Spared(id) => writeln!(out, "{id} spared"),
         };
     }
@@ -222,8 +226,11 @@ impl Interpreter for World {
                 "leases" => {
                     let reader = self.machine().reader();
                     for lease in reader.leases() {
-                        let keys: Vec<String> =
-                            reader.lease_keys(lease.id).iter().map(|k| k.escape_ascii().to_string()).collect();
+                        let keys: Vec<String> = reader
+                            .lease_keys(lease.id)
+                            .iter()
+                            .map(|k| k.escape_ascii().to_string())
+                            .collect();
                         let _ = writeln!(out, "{}: keys {}", lease.id, keys.join(" "));
                     }
                 }
@@ -244,7 +251,8 @@ impl Interpreter for World {
                 }
                 "get" => {
                     let store = self.machine().reader().store();
-                    let kv = store.get(line.arg(0).as_bytes()).expect("the newest revision is there");
+                    let kv =
+                        store.get(line.arg(0).as_bytes()).expect("the newest revision is there");
                     out = kv.map_or("nothing".into(), |kv| {
                         format!("{}={} {}", line.arg(0), kv.value.escape_ascii(), kv.lease)
                     });
