@@ -352,10 +352,7 @@ impl State {
             Some(listener) if listener.epoch == epoch => listener.accept.clone(),
             _ => {
                 self.counters.refused += 1;
-                return Err(io::Error::new(
-                    io::ErrorKind::ConnectionRefused,
-                    "connection refused",
-                ));
+                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused"));
             }
         };
         let connection = Arc::new(Mutex::new(Connection {
@@ -458,10 +455,8 @@ impl AsyncRead for SimStream {
                 // The packet meets the cut: it will be sent again, later and later.
                 state.counters.held += 1;
                 silent_for = now - segment.sent;
-                segment.backoff = (segment.backoff * 2).clamp(
-                    Duration::from_millis(50),
-                    Duration::from_secs(2),
-                );
+                segment.backoff =
+                    (segment.backoff * 2).clamp(Duration::from_millis(50), Duration::from_secs(2));
                 segment.arrives = now + segment.backoff;
                 wait = Some(segment.arrives);
                 break;

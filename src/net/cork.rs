@@ -31,6 +31,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::pings::Pings;
+
 /// Unwritten bytes at which writes begin to wait.
 pub const BUFFER_MAX: usize = 1024 * 1024;
 
@@ -60,6 +62,8 @@ struct Shared<S> {
     dirty: bool,
     failed: Option<io::ErrorKind>,
     released: bool,
+    /// Sees all that passes, on connections where pings are counted.
+    pings: Option<Pings>,
 }
 
 /// Puts a cork on a socket. `ahead` is read before the socket's own bytes.
@@ -71,6 +75,7 @@ pub fn cork<S>(socket: S, ahead: Bytes) -> (Cork<S>, Corked<S>) {
         dirty: false,
         failed: None,
         released: false,
+        pings: None,
     }));
     (Cork(shared.clone()), Corked(shared))
 }
@@ -94,6 +99,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Cork<S> {
     /// When the socket has failed.
     pub async fn emptied(&self) -> io::Result<()> {
         std::future::poll_fn(|cx| lock(&self.0).drain(cx)).await
+    }
+
+    /// Counts pings from now on, which must be before the first byte passes.
+    pub(super) fn count(&self, pings: Pings) {
+        lock(&self.0).pings = Some(pings);
+    }
+
+    /// If the client has pinged too often, queues the last frame it gets, and says so.
+    pub(super) fn pinged_too_often(&self) -> bool {
+        let mut shared = lock(&self.0);
+        let Some(pings) = shared.pings.as_ref().filter(|pings| pings.are_too_many()) else {
+            return false;
+        };
+        let farewell = pings.farewell().unwrap_or_default();
+        shared.unwritten.extend_from_slice(&farewell);
+        shared.pings = None;
+        true
     }
 
     /// Ends the turns: from now on each flush reaches the socket by itself.
@@ -141,6 +163,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shared<S> {
         Poll::Ready(Ok(()))
     }
 
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(pings) = &mut self.pings {
+            pings.on_write(bytes);
+        }
+        self.unwritten.extend_from_slice(bytes);
+    }
+
+    fn on_read(&mut self, bytes: &[u8]) {
+        if let Some(pings) = &mut self.pings {
+            pings.on_read(bytes);
+        }
+    }
+
     fn check(&self) -> io::Result<()> {
         self.failed.map_or(Ok(()), |kind| Err(kind.into()))
     }
@@ -162,7 +197,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Read for Corked<S> {
         let mut shared = lock(&self.0);
         if !shared.ahead.is_empty() {
             let n = shared.ahead.len().min(buf.remaining());
-            buf.put_slice(&shared.ahead.split_to(n));
+            let ahead = shared.ahead.split_to(n);
+            shared.on_read(&ahead);
+            buf.put_slice(&ahead);
             return Poll::Ready(Ok(()));
         }
         // NB: hyper's cursor can't be advanced over bytes it did not see written without `unsafe`,
@@ -171,6 +208,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Read for Corked<S> {
             let room = buf.remaining().min(READ_MAX);
             let mut into = ReadBuf::new(&mut scratch[..room]);
             ready!(Pin::new(&mut shared.socket).poll_read(cx, &mut into))?;
+            shared.on_read(into.filled());
             buf.put_slice(into.filled());
             Poll::Ready(Ok(()))
         })
@@ -185,7 +223,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Corked<S> {
     ) -> Poll<io::Result<usize>> {
         let mut shared = lock(&self.0);
         ready!(shared.make_room(cx))?;
-        shared.unwritten.extend_from_slice(buf);
+        shared.write(buf);
         Poll::Ready(Ok(buf.len()))
     }
 
@@ -198,7 +236,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Corked<S> {
         ready!(shared.make_room(cx))?;
         let mut n = 0;
         for buf in bufs {
-            shared.unwritten.extend_from_slice(buf);
+            shared.write(buf);
             n += buf.len();
         }
         Poll::Ready(Ok(n))

@@ -1,7 +1,7 @@
 //! The server's and the client's half against each other, over real sockets.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,7 @@ use axum::routing::any;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
+use hyper::rt::{Read, Write};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tonic::{Code, Status};
@@ -148,9 +149,34 @@ async fn server(rt: &Tokio, at: &Address, options: Options) -> Server {
                 "slow"
             }),
         );
+    let runtime = rt.clone();
+    let pages = pages.route("/switch", any(move |request| switch(runtime.clone(), request)));
     let service = Split::new(Grpc::new(rt, &["test.Echo"], routes), pages);
     let listener = rt.listen(at).await.expect("listen");
     Server { serving: serve(rt, listener, options, service), go, entered }
+}
+
+/// Upgrades the connection and echoes what comes, until it ends.
+async fn switch(rt: Tokio, request: axum::extract::Request) -> Response<axum::body::Body> {
+    let upgrading = hyper::upgrade::on(request);
+    rt.spawn(Lane::Serve, "switched", async move {
+        let mut stream = upgrading.await.expect("upgraded");
+        loop {
+            let mut room = [0; 100];
+            let mut buf = hyper::rt::ReadBuf::new(&mut room);
+            let read = poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, buf.unfilled()));
+            read.await.expect("read");
+            let bytes = buf.filled();
+            if bytes.is_empty() {
+                return;
+            }
+            let written = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, bytes)).await;
+            assert_eq!(written.expect("written"), bytes.len());
+            poll_fn(|cx| Pin::new(&mut stream).poll_flush(cx)).await.expect("flushed");
+        }
+    });
+    let switched = Response::builder().status(101).header("upgrade", "echo");
+    switched.header("connection", "upgrade").body(axum::body::Body::empty()).expect("response")
 }
 
 async fn plain(rt: &Tokio) -> Server {
@@ -696,5 +722,44 @@ fn over_tls_http2_without_grpc_is_for_the_pages() {
         let response = channel.call(request).await.expect("answer");
         assert_eq!(response.status(), 200);
         assert_eq!(response.into_body().collect().await.expect("body").to_bytes(), "hello 0");
+    });
+}
+
+#[test]
+fn a_client_that_pings_too_often_is_sent_away() {
+    run(|rt| async move {
+        let server = plain(&rt).await;
+        let mut stream = rt.connect(server.serving.address()).await.expect("connect");
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("write");
+        stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("settings");
+        for _ in 0..4 {
+            let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+            stream.write_all(&ping).await.expect("ping");
+        }
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("closed");
+        assert!(answer.ends_with(b"\0\0\0\x0btoo_many_pings"), "{answer:?}");
+    });
+}
+
+#[test]
+fn an_upgraded_connection_is_flushed_by_its_handler() {
+    run(|rt| async move {
+        let server = plain(&rt).await;
+        let mut stream = rt.connect(server.serving.address()).await.expect("connect");
+        let request =
+            "GET /switch HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.expect("write");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            assert!(stream.read_buf(&mut answer).await.expect("read") > 0);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 101"));
+        for word in [b"one", b"two"] {
+            stream.write_all(word).await.expect("write");
+            let mut echoed = [0; 3];
+            stream.read_exact(&mut echoed).await.expect("read");
+            assert_eq!(&echoed, word);
+        }
     });
 }

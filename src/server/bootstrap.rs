@@ -22,8 +22,8 @@ use bytes::Bytes;
 use tracing::{info, warn};
 
 use crate::cluster::Member;
-use crate::machine::{Machine, MachineError};
-use crate::raft::{self, Restored};
+use crate::machine::{Machine, MachineError, MachineOptions};
+use crate::raft::{self, HardState, Restored};
 use crate::runtime::{Disk, DiskFile, Lock, OpenHow, Runtime};
 use crate::storage::log::{Log, LogBatch, LogError, LogOptions, Mark};
 use crate::storage::{Storage, StorageError, StorageOptions, generations};
@@ -61,6 +61,17 @@ pub enum BootError {
     /// An entry of the log is of no known form.
     #[error("log entry {0}: {1}")]
     Entry(Index, codec::CodecError),
+    /// The log has lost entries that were durable in it.
+    #[error(
+        "the log ends at {log}, and the store has applied {store}: the log has lost its end, with \
+         promises in it; replace this member"
+    )]
+    LostTail {
+        /// Where the store stands.
+        store: LogPosition,
+        /// Where the log ends.
+        log: LogPosition,
+    },
     /// The store ends before the log begins.
     #[error(
         "database file ({path} index {store}) does not match with snapshot (index {log}): \
@@ -97,8 +108,9 @@ impl Places {
 pub(crate) struct Founding {
     pub(crate) id: NodeId,
     pub(crate) cluster_id: ClusterId,
-    /// The founders; empty for one that joins and learns them from a snapshot.
-    pub(crate) founders: Vec<Member>,
+    /// The entries that the founders' logs begin with; none for one that joins, who learns everything
+    /// from a snapshot.
+    pub(crate) entries: Vec<raft::Entry>,
 }
 
 /// A member read from its disk, ready to run.
@@ -146,24 +158,26 @@ pub(crate) fn found<R: Runtime>(
     runtime.crash_point("store_id_written");
     let dir = generations::fresh(&disk, &places.stores).map_err(io(&places.stores))?;
     let storage = Storage::create(&dir, StorageOptions::default())?;
-    let start = if founding.founders.is_empty() {
-        None
-    } else {
-        let voters = founding.founders.iter().map(|member| member.id);
-        let start = Restored::founder(voters, 0);
-        Machine::found(&storage, start.base, founding.cluster_id, &founding.founders)?;
-        Some(start)
-    };
+    // The founders' entries are applied here and never replicated: every founder begins as if after a
+    // snapshot of them, so that a later joiner, whose log is empty, begins with a snapshot too.
+    if !founding.entries.is_empty() {
+        let options = MachineOptions { cluster_id: founding.cluster_id };
+        Machine::open(storage.clone(), options)?.apply(&founding.entries);
+        if let Some(job) = storage.begin_flush() {
+            job.run()?;
+        }
+    }
     storage.close().wait();
     generations::switch(&disk, &places.stores, &dir).map_err(io(&places.stores))?;
     runtime.crash_point("store_created");
     let (cluster, member) = (founding.cluster_id.0, founding.id.0);
     let salt = runtime.random_u64();
     let mut log = Log::create(disk, &places.log, log_options, cluster, member, salt)?;
-    if let Some(start) = start {
-        let hard_state = Some(log_writer::stored(start.hard_state));
+    if let Some(last) = founding.entries.last() {
+        let hard_state = HardState { term: last.term, vote: None, commit: last.index };
+        let hard_state = Some(log_writer::stored(hard_state));
         log.append(LogBatch { hard_state, ..LogBatch::default() })?;
-        log.mark(Mark { position: start.base, conf: Bytes::new(), installed: true })?;
+        log.mark(Mark { position: last.position(), conf: Bytes::new(), installed: true })?;
     }
     log.close()?;
     Ok(())
@@ -178,20 +192,22 @@ pub(crate) fn boot<R: Runtime>(
 ) -> Result<Booted<R>, BootError> {
     let disk = runtime.disk();
     let store_id = read_store_id(&disk, places)?;
-    let (mut log, recovered) = Log::open(disk.clone(), &places.log, log_options)?;
+    let (mut log, mut recovered) = Log::open(disk.clone(), &places.log, log_options)?;
     if let Some(torn) = &recovered.repaired {
         warn!(segment = %torn.segment.display(), offset = torn.offset, "cut a torn tail off the log");
     }
     let dir = generations::current(&disk, &places.stores).map_err(io(&places.stores))?;
     let storage = Storage::open(&dir, StorageOptions::default())?;
     info!(path = %dir.display(), "opened backend db");
-    let machine = Machine::open(storage)?;
+    let options = MachineOptions { cluster_id: ClusterId(recovered.metadata.cluster) };
+    let loaded = storage.loaded();
+    let machine = Machine::open(storage, options)?;
     let applied = machine.applied();
     info!(index = applied.index.0, term = applied.term.0, "restore consistentIndex");
 
     let mut base = recovered.mark.as_ref().map_or(LogPosition::default(), |mark| mark.position);
     let mut entries = Vec::with_capacity(recovered.entries.len());
-    for record in recovered.entries {
+    for record in std::mem::take(&mut recovered.entries) {
         let index = record.index;
         let entry = log_writer::entry(record).map_err(|error| BootError::Entry(index, error))?;
         entries.push(entry);
@@ -201,6 +217,11 @@ pub(crate) fn boot<R: Runtime>(
     let agrees = entries.iter().any(|entry| entry.position() == applied) || base == applied;
     if applied.index < base.index {
         return Err(BootError::Gap { path: dir, store: applied.index, log: base.index });
+    }
+    if !agrees && loaded != Some(applied) {
+        // The store holds entries that the log must have held when they were applied: its end is lost,
+        // and promises with it.
+        return Err(BootError::LostTail { store: applied, log: last });
     }
     if !agrees {
         // The crash came between the two halves of a snapshot's installation: the store stands on the

@@ -86,6 +86,12 @@ impl Keeper {
         }
     }
 
+    /// The store was replaced by a snapshot, which is in its file as a whole.
+    pub(crate) fn replaced(&mut self) {
+        self.dirty_since = None;
+        self.scrub_at = Some(Instant::default());
+    }
+
     /// A batch is in the file.
     pub(crate) fn flushed(&mut self, _position: LogPosition) {
         self.busy = false;

@@ -57,8 +57,7 @@ impl LeaseShell {
         now: Instant,
     ) {
         if self.clock.leads() != Some(term) && applied.iter().any(|entry| entry.term == term) {
-            let leases = machine.leases();
-            self.clock.lead(term, now.0, leases.iter().map(|(id, lease)| (*id, lease)));
+            machine.reader().with_leases(|leases| self.clock.lead(term, now.0, leases.iter()));
         }
     }
 

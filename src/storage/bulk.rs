@@ -76,14 +76,25 @@ impl BulkLoader {
     }
 
     /// Completes the store: it stands at `position`, and is durable.
-    pub fn finish(mut self, position: LogPosition) -> Result<Storage, StorageError> {
+    pub fn finish(self, position: LogPosition) -> Result<Storage, StorageError> {
+        // There is no earlier commit to fall back to.
+        self.finish_as(position, position, Some(position))
+    }
+
+    pub(super) fn finish_as(
+        mut self,
+        position: LogPosition,
+        before: LogPosition,
+        loaded: Option<LogPosition>,
+    ) -> Result<Storage, StorageError> {
         let used = self.write(|txn| {
             txn.delete(Table::Meta, META_LOADING);
-            txn.put(Table::Meta, META_LOADED, &encode_positions(position, position));
-            // There is no earlier commit to fall back to.
-            write_applied(txn, position, position);
+            if let Some(loaded) = loaded {
+                txn.put(Table::Meta, META_LOADED, &encode_positions(loaded, loaded));
+            }
+            write_applied(txn, position, before);
         })?;
-        self.storage.stand_at(position, used);
+        self.storage.stand_at(position, before, loaded, used);
         Ok(self.storage)
     }
 

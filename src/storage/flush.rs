@@ -15,21 +15,14 @@ use crate::types::{Index, LogPosition, Term};
 /// later batch is begun. That is for a node that is going down.
 pub struct FlushJob {
     shared: Arc<Shared>,
-    lmdb: Arc<Lmdb>,
     batch: Arc<Generation>,
     position: LogPosition,
-    previous: LogPosition,
 }
 
 impl FlushJob {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        lmdb: Arc<Lmdb>,
-        batch: Arc<Generation>,
-        previous: LogPosition,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, batch: Arc<Generation>) -> Self {
         let position = batch.last().expect("a closed batch holds a change set");
-        Self { shared, lmdb, batch, position, previous }
+        Self { shared, batch, position }
     }
 
     /// Returns the position of the last change set of the batch.
@@ -41,14 +34,18 @@ impl FlushJob {
     /// overlay. After an error nothing was stored and the store accepts no more writes.
     pub fn run(self) -> Result<LogPosition, StorageError> {
         self.shared.check_poison()?;
-        if !Arc::ptr_eq(&self.lmdb, &self.shared.read().lmdb) {
-            // Another store was installed meanwhile: nobody will read this one again.
-            return Ok(self.position);
-        }
-        match self.store() {
+        let (lmdb, previous) = {
+            let state = self.shared.read();
+            if !state.frozen.as_ref().is_some_and(|frozen| Arc::ptr_eq(frozen, &self.batch)) {
+                // Another store was installed since: what this batch belongs to is gone.
+                return Ok(self.position);
+            }
+            (state.lmdb.clone(), state.durable)
+        };
+        match self.store(&lmdb, previous) {
             Ok(used) => {
                 self.shared.crash_point("flush_committed");
-                self.shared.batch_is_durable(&self.lmdb, self.position, used);
+                self.shared.batch_is_durable(&self.batch, self.position, used);
                 Ok(self.position)
             }
             Err(error) => {
@@ -58,30 +55,30 @@ impl FlushJob {
         }
     }
 
-    fn store(&self) -> Result<u64, StorageError> {
+    fn store(&self, lmdb: &Lmdb, previous: LogPosition) -> Result<u64, StorageError> {
         if crate::mutant!("E01") {
             // The position in a transaction of its own, before the data.
-            let mut early = self.lmdb.writer()?;
-            write_applied(&mut early, self.position, self.previous);
+            let mut early = lmdb.writer()?;
+            write_applied(&mut early, self.position, previous);
             early.commit()?;
             self.shared.crash_point("flush_before_commit");
         }
-        let mut txn = self.lmdb.writer()?;
+        let mut txn = lmdb.writer()?;
         write_batch(&mut txn, &self.batch);
         if crate::mutant!("S08") && txn.is_full() {
             // What fits is stored, and everybody is told that it was all.
             drop(txn);
             for table in Table::ALL {
-                let mut part = self.lmdb.writer()?;
+                let mut part = lmdb.writer()?;
                 part.write_sorted(table, self.batch.table(table).iter());
                 let _ = part.commit();
             }
-            txn = self.lmdb.writer()?;
+            txn = lmdb.writer()?;
         }
-        write_applied(&mut txn, self.position, self.previous);
+        write_applied(&mut txn, self.position, previous);
         self.shared.crash_point("flush_before_commit");
         txn.commit()?;
-        self.lmdb.used_bytes()
+        lmdb.used_bytes()
     }
 }
 

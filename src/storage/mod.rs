@@ -47,6 +47,7 @@ mod tests;
 
 use std::any::Any;
 use std::fmt;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -59,7 +60,8 @@ pub use schema::Table;
 pub use view::{Data, Scan, View};
 
 use crate::types::{Index, LogPosition};
-use lmdb::{Found, Lmdb};
+use bytes::Bytes;
+use lmdb::{Found, Lmdb, Order};
 use overlay::Generation;
 use schema::{FORMAT_MAGIC, FORMAT_VERSION, META_APPLIED, META_FORMAT, META_LOADED, META_LOADING};
 
@@ -132,7 +134,7 @@ impl Storage {
             return Err(StorageError::Missing(dir.to_owned()));
         }
         match Lmdb::open(dir, options.map_bytes, options.max_readers)? {
-            Found::Tables(lmdb) => Self::from_tables(dir, lmdb, options, false),
+            Found::Tables(lmdb) => Self::from_tables(dir, *lmdb, options, false),
             Found::Empty(_) => Err(StorageError::Missing(dir.to_owned())),
             Found::Foreign => Err(StorageError::NotMainstay(dir.to_owned())),
         }
@@ -281,8 +283,7 @@ impl Storage {
         }
         let batch = Arc::new(std::mem::take(&mut state.active));
         state.frozen = Some(batch.clone());
-        let lmdb = state.lmdb.clone();
-        Some(FlushJob::new(self.shared.clone(), lmdb, batch, state.durable))
+        Some(FlushJob::new(self.shared.clone(), batch))
     }
 
     /// Changes LMDB directly, in one synced transaction, on the worker that runs flush jobs.
@@ -340,13 +341,62 @@ impl Storage {
         closing
     }
 
+    /// Copies what is durable into a new, compact store in another directory. Runs on the worker of
+    /// flush jobs, so that nothing is committed meanwhile; as long as it takes, the overlay grows.
+    pub fn copy_to(&self, dir: &Path, options: StorageOptions) -> Result<Self, StorageError> {
+        self.shared.check_poison()?;
+        let (lmdb, durable, before, loaded) = {
+            let state = self.shared.read();
+            (state.lmdb.clone(), state.durable, state.before, state.loaded)
+        };
+        let mut loader = BulkLoader::create(dir, options)?;
+        let reader = lmdb.reader()?;
+        for table in Table::ALL {
+            let (from, to) = (Bound::Unbounded, Bound::Unbounded);
+            let mut rows = lmdb.cursor(&reader, table, from, to, Order::Ascending)?;
+            while let Some((key, value)) = rows.next()? {
+                if table != Table::Meta || key[0] != schema::RESERVED {
+                    let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+                    loader.put(table, key, value)?;
+                }
+            }
+        }
+        loader.finish_as(durable, before, loaded)
+    }
+
+    /// Goes on with a copy made by [`Storage::copy_to`] in place of the environment it was made of;
+    /// the overlay stays as it is. In the same job on the worker as the copying. Waits for the views
+    /// that are held, and returns a way to wait until the old environment is closed.
+    ///
+    /// # Panics
+    /// If the copy has more handles, or something was committed since it was made.
+    pub fn replace_with_copy(&self, copy: Self) -> Closing {
+        let copy = Arc::into_inner(copy.shared).expect("the copy has one handle");
+        let copy = copy.state.into_inner().expect("nobody panicked while filling it");
+        let mut state = self.shared.write();
+        let (from, to) = (state.durable, copy.applied);
+        assert!(from == to, "the copy stands at {to}, the store at {from}");
+        let closing = state.lmdb.closing();
+        state.used_bytes = copy.used_bytes;
+        let old = std::mem::replace(&mut state.lmdb, copy.lmdb);
+        drop(state);
+        drop(old);
+        closing
+    }
+
     /// Sets where a store stands that was filled from outside.
-    fn stand_at(&self, position: LogPosition, used_bytes: u64) {
+    fn stand_at(
+        &self,
+        position: LogPosition,
+        before: LogPosition,
+        loaded: Option<LogPosition>,
+        used_bytes: u64,
+    ) {
         let mut state = self.shared.write();
         state.applied = position;
         state.durable = position;
-        state.before = position;
-        state.loaded = Some(position);
+        state.before = before;
+        state.loaded = loaded;
         state.used_bytes = used_bytes;
     }
 
@@ -424,14 +474,10 @@ impl Shared {
 
     /// Takes the frozen generation out of the overlay: its commit is visible to every transaction
     /// begun from now on.
-    fn batch_is_durable(&self, lmdb: &Arc<Lmdb>, position: LogPosition, used_bytes: u64) {
+    fn batch_is_durable(&self, batch: &Arc<Generation>, position: LogPosition, used_bytes: u64) {
         let mut state = self.write();
-        if !Arc::ptr_eq(&state.lmdb, lmdb) {
-            return;
-        }
-        let gone = state.frozen.take();
-        let expected = gone.as_ref().and_then(|batch| batch.last());
-        assert!(expected == Some(position), "{position} was written, {expected:?} was closed");
+        let gone = state.frozen.take().filter(|frozen| Arc::ptr_eq(frozen, batch));
+        assert!(gone.is_some(), "{position} was written while another store was installed");
         state.before = state.durable;
         state.durable = position;
         state.used_bytes = used_bytes;

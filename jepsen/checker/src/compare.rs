@@ -44,14 +44,17 @@ impl Context<'_> {
     /// Finds the first difference between what the model answers and what the server answered.
     pub fn diff(&self, op: &Operation, expected: &Reply, actual: &Reply) -> Option<Mismatch> {
         match (op, expected, actual) {
-            (Operation::Put(_), Reply::Put(expected), Reply::Put(actual)) => {
-                self.header(&expected.header, &actual.header)
-                    .or_else(|| prev_kvs(&expected.prev_kv, &actual.prev_kv))
-            }
+            (Operation::Put(_), Reply::Put(expected), Reply::Put(actual)) => self
+                .header(&expected.header, &actual.header)
+                .or_else(|| prev_kvs(&expected.prev_kv, &actual.prev_kv)),
             (Operation::Range(range), Reply::Range(expected), Reply::Range(actual)) => {
                 self.range(range, expected, actual)
             }
-            (Operation::DeleteRange(_), Reply::DeleteRange(expected), Reply::DeleteRange(actual)) => {
+            (
+                Operation::DeleteRange(_),
+                Reply::DeleteRange(expected),
+                Reply::DeleteRange(actual),
+            ) => {
                 if expected.deleted != actual.deleted {
                     return mismatch(
                         "delete-count",
@@ -116,7 +119,10 @@ impl Context<'_> {
         };
         if let Some(found) = found {
             if self.serializable {
-                return mismatch("serializable-state", format!("at r{}: {}", self.revision, found.message));
+                return mismatch(
+                    "serializable-state",
+                    format!("at r{}: {}", self.revision, found.message),
+                );
             }
             return Some(found);
         }
@@ -142,16 +148,10 @@ impl Context<'_> {
     /// Etcd's sort is not stable: among equals any order is right, and any of them may be cut off.
     fn sorted(&self, range: &Range, want: &RangeReply, got: &RangeReply) -> Option<Mismatch> {
         let at = if range.revision > 0 { range.revision } else { self.store.revision() };
-        let full = Range { keys_only: false, ..range.clone() };
-        let (mut all, _, _) = self.store.select(&full, at);
-        let sorted_by = |a: &KeyValue, b: &KeyValue| sort_key(range.sort_target, a, b);
-        let mut rest: Vec<&KeyValue> = Vec::new();
-        // What was sorted by a value may be shown without it.
-        if range.keys_only {
-            let bare = Range { ..range.clone() };
-            all = self.store.select(&bare, at).0;
-        }
-        rest.extend(&all);
+        let all = self.store.select(range, at).0;
+        let mut rest: Vec<&KeyValue> = all.iter().collect();
+        // What was sorted by its value is shown without it: the order can't be checked.
+        let hidden = range.keys_only && range.sort_target == SortTarget::Value;
         for (place, kv) in got.kvs.iter().enumerate() {
             match rest.iter().position(|other| *other == kv) {
                 Some(at) => {
@@ -159,8 +159,11 @@ impl Context<'_> {
                 }
                 None => return Some(self.classify(&want.kvs, &got.kvs)),
             }
-            let tied = want.kvs.get(place).is_some_and(|other| sorted_by(other, kv).is_eq());
-            if !tied && !(range.keys_only && range.sort_target == SortTarget::Value) {
+            let tied = want
+                .kvs
+                .get(place)
+                .is_some_and(|other| sort_key(range.sort_target, other, kv).is_eq());
+            if !(tied || hidden) {
                 return mismatch("order", format!("{} stands at place {place}", kv.key));
             }
         }
@@ -205,7 +208,12 @@ impl Context<'_> {
         if own || part { "txn-atomic" } else { "lost-write" }
     }
 
-    fn classify_key(&self, timeline: &Timeline, w: &KeyValue, g: &KeyValue) -> (&'static str, String) {
+    fn classify_key(
+        &self,
+        timeline: &Timeline,
+        w: &KeyValue,
+        g: &KeyValue,
+    ) -> (&'static str, String) {
         let both = || format!("got {g:?}, the model has {w:?}");
         if g.mod_revision > self.revision {
             return newer(g);

@@ -5,15 +5,19 @@
 //! right; what was ever shown of the gap's revision (the *witness*) rules most of them out:
 //! a read is a hard witness, a watch event a soft one, since the watch may be what is wrong.
 //!
+//! A watch also testifies by silence: what it must have shown and did not show did not happen.
+//!
 //! A wrong guess is found out when a later reply contradicts it; the replay then comes back (linear.rs).
+//! Replies about a key's future (outlook.rs) make most guesses right at once.
 
 use crate::blob::Blob;
-use crate::history::{Record, WatchRecord, WatchRequest, What};
+use crate::history::{Record, WatchRecord, What};
 use crate::model::Etcd;
 use crate::op::*;
 use crate::ops::{Op, Ops, Outcome};
 use crate::outlook::{Fitness, Outlook};
 use crate::verdict::FinalState;
+use crate::witness::{View, Witness, views};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A range of keys, as etcd means it.
@@ -48,29 +52,6 @@ pub(crate) enum Doubt {
     Who,
     /// Somebody else may have, with other changes.
     What,
-}
-
-/// What was shown of a revision.
-#[derive(Default)]
-pub(crate) struct Witness<'h> {
-    /// Keys written at it, shown by reads. Collected for gaps only.
-    reads: Vec<&'h KeyValue>,
-    /// The same, shown as prev_kv of a watch event.
-    before: Vec<&'h KeyValue>,
-    /// Watch events of it.
-    events: Vec<&'h Event>,
-}
-
-impl<'h> Witness<'h> {
-    /// Everything shown of the revision, whoever showed it.
-    fn shown(&self) -> impl Iterator<Item = (EventKind, &'h KeyValue)> {
-        let puts = self.reads.iter().chain(&self.before).map(|kv| (EventKind::Put, *kv));
-        puts.chain(self.events.iter().map(|event| (event.kind, &event.kv)))
-    }
-
-    fn soft(&self) -> bool {
-        !self.events.is_empty() || !self.before.is_empty()
-    }
 }
 
 /// How far the candidates of a gap have been tried.
@@ -130,60 +111,6 @@ pub(crate) struct Gaps<'h> {
     outlook: Outlook<'h>,
 }
 
-/// The part of the store's past that one watch has seen.
-struct View<'h> {
-    request: &'h WatchRequest,
-    from: i64,
-    to: i64,
-}
-
-impl View<'_> {
-    /// Whether the watch must have shown this change.
-    fn shows(&self, change: &Change) -> bool {
-        let filtered = match change.kind {
-            EventKind::Put => self.request.no_put,
-            EventKind::Delete => self.request.no_delete,
-        };
-        let start: &[u8] = if self.request.key.is_empty() { OPEN_END } else { &self.request.key };
-        (self.from..=self.to).contains(&change.kv.mod_revision)
-            && !filtered
-            && in_range(&change.kv.key, start, &self.request.range_end)
-    }
-}
-
-/// Collects what each watch has seen: from its start to its last event or notice.
-fn views(records: &[Record]) -> Vec<View<'_>> {
-    let mut views: BTreeMap<u64, View<'_>> = BTreeMap::new();
-    let seen = |watch: u64, to: i64, views: &mut BTreeMap<u64, View<'_>>| {
-        if let Some(view) = views.get_mut(&watch).filter(|view| view.from > 0) {
-            view.to = view.to.max(to);
-        }
-    };
-    for record in records {
-        let What::Watch(watch) = &record.what else { continue };
-        match watch {
-            WatchRecord::Create { watch, request, .. } => {
-                views.insert(*watch, View { request, from: request.start_revision, to: 0 });
-            }
-            WatchRecord::Created { watch, header } => {
-                if let Some(view) = views.get_mut(watch).filter(|view| view.from == 0) {
-                    view.from = header.revision + 1;
-                }
-            }
-            WatchRecord::Events { watch, fragment, events, .. } => {
-                let to = events.last().map_or(0, |event| event.kv.mod_revision);
-                // The rest of a revision that was cut is still to come.
-                seen(*watch, to - i64::from(*fragment), &mut views);
-            }
-            WatchRecord::Progress { watch: Some(watch), header, .. } => {
-                seen(*watch, header.revision, &mut views);
-            }
-            _ => {}
-        }
-    }
-    views.into_values().filter(|view| view.to > 0).collect()
-}
-
 impl<'h> Gaps<'h> {
     /// Collects candidates and witnesses. `is_gap` tells whether nobody claims a revision, `any_gap`
     /// whether there is such a revision at all.
@@ -218,7 +145,14 @@ impl<'h> Gaps<'h> {
         }
         unknown.sort_by_key(|candidate| candidate.floor);
         let used = vec![false; unknown.len()];
-        let mut gaps = Gaps { used, unknown, witness: BTreeMap::new(), leased, views: Vec::new(), outlook: Outlook::default() };
+        let mut gaps = Gaps {
+            used,
+            unknown,
+            witness: BTreeMap::new(),
+            leased,
+            views: Vec::new(),
+            outlook: Outlook::default(),
+        };
         if any_gap {
             gaps.collect_witnesses(records, states, is_gap);
             gaps.collect_sightings(ops);
@@ -270,7 +204,8 @@ impl<'h> Gaps<'h> {
     fn collect_sightings(&mut self, ops: &Ops<'h>) {
         let mut seen: BTreeMap<(&Blob, &Blob), BTreeSet<i64>> = BTreeMap::new();
         for (&revision, witness) in &self.witness {
-            for kv in witness.shown().filter(|(kind, _)| *kind == EventKind::Put).map(|(_, kv)| kv) {
+            for kv in witness.shown().filter(|(kind, _)| *kind == EventKind::Put).map(|(_, kv)| kv)
+            {
                 seen.entry((&kv.key, &kv.value)).or_default().insert(revision);
             }
         }
@@ -292,7 +227,6 @@ impl<'h> Gaps<'h> {
         revision: i64,
         chosen: Candidate,
         truth: Option<&[Change]>,
-        budget: &mut u64,
     ) -> Doubt {
         let made = store.timeline().at(revision).to_vec();
         store.undo_to(revision - 1);
@@ -309,7 +243,6 @@ impl<'h> Gaps<'h> {
             {
                 continue;
             }
-            *budget = budget.saturating_sub(1);
             if self.apply(store, ops, revision, other)
                 && self.suits(store, Kind::Seen)
                 && self.fits(store, revision, true, truth)
@@ -347,7 +280,11 @@ impl<'h> Gaps<'h> {
     ) -> Option<Fitness> {
         let Candidate::Op(number) = candidate else { return None };
         let Operation::Put(put) = ops.all[self.unknown[number].op].operation else { return None };
-        Some(self.outlook.fitness(store, revision, EventKind::Put, &put.key))
+        // One that keeps the old value says nothing about the value it will have.
+        if put.ignore_value {
+            return None;
+        }
+        Some(self.outlook.fitness_of_put(store, revision, &put.key, &put.value))
     }
 
     /// A cheap look at whether a candidate is out of the question.
@@ -449,8 +386,7 @@ impl<'h> Gaps<'h> {
         let fresh = phase.kind != Kind::Seen;
         Box::new((0..before).rev().skip(place).map(move |number| {
             let candidate = &self.unknown[number];
-            let here =
-                candidate.sightings.is_empty() || candidate.sightings.contains(&revision);
+            let here = candidate.sightings.is_empty() || candidate.sightings.contains(&revision);
             let fits = !self.used[number] && candidate.latest >= revision && here == fresh;
             fits.then_some(Candidate::Op(number))
         }))
@@ -535,6 +471,24 @@ impl<'h> Gaps<'h> {
                     && made.iter().all(|change| shown(change) || !unseen(change))))
     }
 
+    /// Whether a candidate touches one of these keys.
+    pub fn concerns(&self, ops: &Ops<'h>, who: Candidate, keys: &BTreeSet<Keys>) -> bool {
+        let meets = |start: &[u8], end: &[u8]| {
+            keys.iter().any(|(from, to)| ranges_meet((from, to), (start, end)))
+        };
+        match who {
+            Candidate::Op(number) => match ops.all[self.unknown[number].op].operation {
+                Operation::LeaseRevoke(_) => self.leased.iter().any(|key| meets(key, b"")),
+                operation => {
+                    let mut found = false;
+                    operation.touches(&mut |start, end| found |= meets(start, end));
+                    found
+                }
+            },
+            Candidate::Lease(_) => self.leased.iter().any(|key| meets(key, b"")),
+        }
+    }
+
     /// The keys on which the candidates of a gap could act, used or not.
     pub fn candidate_keys(&self, ops: &Ops<'h>, revision: i64) -> BTreeSet<Keys> {
         let before = self.unknown.partition_point(|candidate| candidate.floor < revision);
@@ -603,7 +557,9 @@ impl<'h> Gaps<'h> {
             }
         }
         if let Some(lease) = lease_torn(store, revision, &deleted) {
-            let message = format!("lease {lease} lost its keys in more than one revision, r{revision} among them");
+            let message = format!(
+                "lease {lease} lost its keys in more than one revision, r{revision} among them"
+            );
             return ("lease-atomic", message, Vec::new());
         }
         let evidence = ops.first_seen(revision).map(|seen| vec![seen.record]).unwrap_or_default();

@@ -236,8 +236,12 @@ impl Run {
                 let _ = self.apply(&operation);
             }
         }
-        let over: Vec<i64> =
-            self.leases.iter().filter(|(_, lease)| lease.ends < self.time).map(|(id, _)| *id).collect();
+        let over: Vec<i64> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.ends < self.time)
+            .map(|(id, _)| *id)
+            .collect();
         for id in over {
             if self.random.percent(30) {
                 self.leases.remove(&id);
@@ -324,11 +328,9 @@ impl Run {
     fn operation(&mut self) -> Operation {
         if !self.plan.rich {
             return match self.random.below(10) {
-                0..4 => Operation::Put(Put {
-                    key: self.key(),
-                    value: self.value(),
-                    ..Put::default()
-                }),
+                0..4 => {
+                    Operation::Put(Put { key: self.key(), value: self.value(), ..Put::default() })
+                }
                 4..8 => Operation::Range(Range { key: self.key(), ..Range::default() }),
                 _ => self.compare_and_set(),
             };

@@ -13,9 +13,9 @@
 //! That a lease ends at all is a matter of liveness and not judged here. A lease id granted twice in one
 //! history is left out: nothing tells its lives apart.
 
-use crate::op::{Operation, Reply};
 use crate::explain::puts;
 use crate::linear::LeaseEnd;
+use crate::op::{Operation, Reply};
 use crate::ops::{Op, Ops, Outcome};
 use crate::verdict::{Options, Verdict, Violation};
 use std::collections::BTreeMap;
@@ -159,7 +159,8 @@ impl Judge<'_, '_, '_> {
 
     fn renewed_after(&mut self, end: usize, how: &str) {
         let after = |call: usize| call > end;
-        let renewal = self.life.renewals.iter().map(|renewal| renewal.call).find(|call| after(*call));
+        let renewal =
+            self.life.renewals.iter().map(|renewal| renewal.call).find(|call| after(*call));
         let attach = self.life.attaches.iter().map(|op| op.call).find(|call| after(*call));
         for (call, what) in [(renewal, "renewed"), (attach, "given a key")] {
             if let Some(call) = call {
@@ -176,7 +177,8 @@ impl Judge<'_, '_, '_> {
         let born = self.life.grants.iter().any(|grant| grant.ret.is_some_and(|ret| ret < op.call));
         match (op.operation, op.reply()) {
             (Operation::LeaseGrant(grant), Some(Reply::LeaseGrant(reply))) => {
-                let message = format!("lease {}: asked {} s, got {}", self.id, grant.ttl, reply.ttl);
+                let message =
+                    format!("lease {}: asked {} s, got {}", self.id, grant.ttl, reply.ttl);
                 self.report("lease-ttl", message, op.evidence());
             }
             (_, Some(Reply::LeaseKeepAlive(reply))) => {
@@ -185,7 +187,8 @@ impl Judge<'_, '_, '_> {
                         self.gone(op.ret_time, end, "a renewal found it gone");
                     }
                 } else if granted.is_some_and(|granted| granted != reply.ttl) {
-                    let message = format!("lease {}: granted {granted:?}, renewed {}", self.id, reply.ttl);
+                    let message =
+                        format!("lease {}: granted {granted:?}, renewed {}", self.id, reply.ttl);
                     self.report("lease-ttl", message, op.evidence());
                 }
             }

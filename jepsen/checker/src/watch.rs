@@ -190,7 +190,8 @@ impl<'h> Run<'_, '_, 'h> {
                 }
                 let newest = events.iter().map(|event| event.kv.mod_revision).max().unwrap_or(0);
                 if header.revision < newest {
-                    let message = format!("header at r{} with an event of r{newest}", header.revision);
+                    let message =
+                        format!("header at r{} with an event of r{newest}", header.revision);
                     self.report("watch-header", created, record, message);
                 }
                 let before = watcher.last_revision;
@@ -223,7 +224,13 @@ impl<'h> Run<'_, '_, 'h> {
 
     /// Judges one event. `before` is the last revision of the response before, if this one isn't its
     /// continuation.
-    fn event(&mut self, watcher: &mut Watcher<'h>, record: usize, event: &Event, before: Option<i64>) {
+    fn event(
+        &mut self,
+        watcher: &mut Watcher<'h>,
+        record: usize,
+        event: &Event,
+        before: Option<i64>,
+    ) {
         self.events += 1;
         let timeline = self.judge.timeline;
         let created = watcher.created_at;
@@ -381,7 +388,8 @@ impl<'h> Run<'_, '_, 'h> {
         });
         let Some(missing) = missing else { return };
         let at = revision(missing);
-        let mut others = (0..watcher.expected.len()).filter(|&place| watcher.delivered[place].is_some());
+        let mut others =
+            (0..watcher.expected.len()).filter(|&place| watcher.delivered[place].is_some());
         let after = (missing..watcher.next).find_map(|place| watcher.delivered[place]);
         let checker = if others.any(|place| revision(place) == at) {
             "watch-atomic"
@@ -392,10 +400,7 @@ impl<'h> Run<'_, '_, 'h> {
         } else {
             "watch-reliable"
         };
-        let message = format!(
-            "{:?} never came",
-            timeline.change(watcher.expected[missing])
-        );
+        let message = format!("{:?} never came", timeline.change(watcher.expected[missing]));
         self.report(checker, watcher.created_at, after.unwrap_or(watcher.created_at), message);
     }
 }

@@ -237,9 +237,9 @@ fn installing_replaces_the_store_under_all_handles_and_waits_for_views() {
     let closing = thread.join().expect("no panic");
     assert_eq!(keys(&storage), ["new=9"]);
     assert_eq!((storage.applied(), storage.durable()), (at(50), at(50)));
-    assert!(!closing.is_closed(), "the job that was begun before still holds it");
     assert_eq!(stale.run().expect("nothing happens"), at(2));
     closing.wait();
+    assert!(closing.is_closed());
     std::fs::remove_dir_all(&old_dir).expect("nobody uses it");
 
     apply(&storage, vec![Write::put(Table::Keys, "newer", "10")]);
@@ -248,6 +248,53 @@ fn installing_replaces_the_store_under_all_handles_and_waits_for_views() {
     assert_eq!(keys(&storage), ["new=9", "newer=10"]);
     drop(storage);
     assert_eq!(keys(&open(&new_dir)), ["new=9", "newer=10"]);
+}
+
+#[test]
+fn a_compacting_copy_takes_over_under_the_overlay() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (old_dir, new_dir) = (dir.path().join("old"), dir.path().join("new"));
+    let storage = open(&old_dir);
+    let long = vec![b'l'; 700];
+    apply(
+        &storage,
+        (0..2_000).map(|n| Write::put(Table::Rows, n.to_string(), vec![1; 500])).collect(),
+    );
+    flush(&storage);
+    let put = |key: &'static str, value: &'static str| Write::put(Table::Keys, key, value);
+    apply(
+        &storage,
+        vec![put("a", "1"), put("b", "1"), Write::put(Table::Counts, long.clone(), "n")],
+    );
+    flush(&storage);
+    storage
+        .maintenance(|txn| {
+            (0..1_990).for_each(|n| txn.delete(Table::Rows, n.to_string().as_bytes()))
+        })
+        .expect("deleted");
+    apply(&storage, vec![put("b", "2")]);
+    // A job that was begun before the copy runs after it: it writes to the store then in force.
+    let job = storage.begin_flush().expect("something to write");
+    apply(&storage, vec![put("c", "3")]);
+
+    let (size, floor) = (storage.file_bytes(), storage.trim_floor());
+    let copy = storage.copy_to(&new_dir, options()).expect("copied");
+    let closing = storage.replace_with_copy(copy);
+    closing.wait();
+    std::fs::remove_dir_all(&old_dir).expect("nobody uses it");
+    storage.check();
+    assert!(storage.file_bytes() < size / 4, "{} of {size}", storage.file_bytes());
+    assert_eq!((storage.durable(), storage.trim_floor(), storage.loaded()), (at(2), floor, None));
+    assert_eq!(keys(&storage), ["a=1", "b=2", "c=3"]);
+    assert_eq!(job.run().expect("written"), at(3));
+    flush(&storage);
+
+    let storage = reopen(storage, &new_dir);
+    assert_eq!(storage.applied(), at(4));
+    assert_eq!(keys(&storage), ["a=1", "b=2", "c=3"]);
+    let view = storage.view();
+    assert_eq!(view.get(Table::Counts, &long).expect("copied"), b"n");
+    assert_eq!(view.scan(Table::Rows, Bound::Unbounded, Bound::Unbounded).count(), 10);
 }
 
 #[test]
