@@ -3,6 +3,7 @@
 
 mod properties;
 mod scripts;
+mod snapshots;
 
 use std::sync::Arc;
 

@@ -124,7 +124,7 @@ fn any_draft() -> impl Strategy<Value = Draft> {
     ]
 }
 
-fn any_log(len: usize) -> impl Strategy<Value = Vec<Entry>> {
+pub(super) fn any_log(len: usize) -> impl Strategy<Value = Vec<Entry>> {
     prop::collection::vec(any_draft(), 1..len).prop_map(|drafts| {
         let mut term = Term(1);
         let mut grants: BTreeMap<LeaseId, u64> = BTreeMap::new();
@@ -171,7 +171,7 @@ fn any_log(len: usize) -> impl Strategy<Value = Vec<Entry>> {
 }
 
 /// Everything the shell is told, as text, whatever the batches were.
-fn told(applied: &[Applied]) -> Vec<String> {
+pub(super) fn told(applied: &[Applied]) -> Vec<String> {
     let mut lines = Vec::new();
     for part in applied {
         lines.extend(part.events.iter().map(|event| format!("{event:?}")));
@@ -189,7 +189,7 @@ fn told(applied: &[Applied]) -> Vec<String> {
 }
 
 /// Everything a client can learn of a state: hashes at all revisions that can be asked, and the tables.
-fn picture(machine: &Machine) -> Vec<String> {
+pub(super) fn picture(machine: &Machine) -> Vec<String> {
     let reader = machine.reader();
     let store = reader.store();
     let mut lines = vec![
@@ -206,7 +206,7 @@ fn picture(machine: &Machine) -> Vec<String> {
     lines
 }
 
-fn scrub(world: &mut World, rows: usize) {
+pub(super) fn scrub(world: &mut World, rows: usize) {
     let machine = world.machine();
     let store = machine.reader().store();
     let progress = machine.storage().maintenance(|txn| store.scrub_step(txn, rows)).unwrap();
