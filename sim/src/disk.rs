@@ -76,6 +76,22 @@ pub struct Counters {
     pub crashes: u64,
 }
 
+impl Counters {
+    /// Adds another disk's.
+    pub fn add(&mut self, other: &Self) {
+        self.operations += other.operations;
+        self.syncs += other.syncs;
+        self.power_losses += other.power_losses;
+        self.lost_writes += other.lost_writes;
+        self.lost_names += other.lost_names;
+        self.full += other.full;
+        self.errors += other.errors;
+        self.flips += other.flips;
+        self.engine += other.engine;
+        self.crashes += other.crashes;
+    }
+}
+
 /// One machine's disk, shared by all processes that ever ran on it.
 pub struct HostDisk {
     root: PathBuf,
