@@ -14,6 +14,7 @@ pub mod proto;
 pub mod raft;
 pub mod runtime;
 pub mod server;
+pub mod start;
 pub mod storage;
 pub mod transport;
 pub mod types;

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use super::status::refused;
 use super::{Api, Kind, fail};
-use crate::command::{Op, Outcome, Range, Refusal, SortOrder, SortTarget, Txn, TxnOp};
+use crate::command::{KeyRange, Op, Outcome, Range, RangeEnd, Refusal, SortOrder, SortTarget, Txn, TxnOp};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::kv_server::Kv;
 use crate::server::ServeError;
@@ -185,6 +185,15 @@ impl Kv for Api {
     }
 }
 
+/// The part of a range that comes after a key: it begins with the key's immediate successor.
+fn behind(range: &KeyRange, key: &[u8]) -> KeyRange {
+    let start: Bytes = [key, &[0]].concat().into();
+    match range {
+        KeyRange::One(_) => KeyRange::Span { start: start.clone(), end: RangeEnd::Before(start) },
+        KeyRange::Span { end, .. } => KeyRange::Span { start, end: end.clone() },
+    }
+}
+
 type Chunks = mpsc::Sender<Result<pb::RangeStreamResponse, Status>>;
 
 fn chunk(response: pb::RangeResponse) -> pb::RangeStreamResponse {
@@ -237,14 +246,14 @@ impl Api {
             } else if bytes > bytes_max * 2 {
                 take = (take / 2).max(1);
             }
-            rest = rest.after(&last_key.expect("a page with more to come has a last key"));
+            rest = behind(&rest, &last_key.expect("a page with more to come has a last key"));
         }
     }
 
     /// Refuses a write that costs `bytes` when the store has reached its quota, and raises the alarm.
     pub(super) async fn within_quota(&self, bytes: u64) -> Result<(), Status> {
         let Some(quota) = self.handle.limits().quota_bytes else { return Ok(()) };
-        if bytes == 0 || self.handle.reader().used_bytes() + bytes < quota {
+        if bytes == 0 || self.handle.reader().store().storage().used_bytes() + bytes < quota {
             return Ok(());
         }
         tracing::warn!(quota, "message exceeded backend quota; raising alarm");

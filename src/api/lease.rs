@@ -137,7 +137,7 @@ impl Lease for Api {
         let leases = self.handle.reader().leases();
         Ok(Response::new(pb::LeaseLeasesResponse {
             header: self.header_now(),
-            leases: leases.into_iter().map(|id| pb::LeaseStatus { id: id.0 }).collect(),
+            leases: leases.into_iter().map(|lease| pb::LeaseStatus { id: lease.id.0 }).collect(),
         }))
     }
 }

@@ -15,6 +15,7 @@ pub mod health;
 pub mod kv;
 pub mod lease;
 pub mod maintenance;
+pub(crate) mod peer;
 pub mod status;
 pub mod watch;
 

@@ -105,6 +105,21 @@ pub fn refused(refusal: &Refusal) -> Status {
 /// The text of a read or watch below the compacted revision; watchers get it without a status.
 pub const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 
+/// Reads an error of ours back from the status of a peer that answered in our place.
+pub fn read_back(status: &Status) -> Option<ServeError> {
+    let zero = crate::types::Revision(0);
+    let refusals = [
+        Refusal::MemberNotFound,
+        Refusal::NotLearner,
+        Refusal::LearnerNotReady,
+        Refusal::NotEnoughStarted,
+    ];
+    refusals
+        .into_iter()
+        .find(|refusal| refused(refusal).message() == status.message())
+        .map(|refusal| ServeError::Refused(refusal, zero))
+}
+
 /// Makes the status of a request with a malformed list of URLs.
 pub fn bad_member_urls() -> Status {
     Status::invalid_argument("etcdserver: given member URLs are invalid")

@@ -18,6 +18,7 @@
 //!
 //! Left out: how a command travels, and what it does.
 
+mod codec;
 pub mod outcome;
 pub mod range;
 
@@ -27,6 +28,7 @@ use bytes::Bytes;
 
 use crate::types::{LeaseId, NodeId, Term};
 
+pub use codec::{DecodeError, TXN_DEPTH_MAX};
 pub use outcome::{Event, KeyValue, OpOutcome, Outcome, RangeOutcome, Refusal, RowId, TxnOutcome};
 pub use range::{KeyRange, RangeEnd};
 

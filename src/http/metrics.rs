@@ -70,12 +70,12 @@ pub(super) async fn metrics(State(handle): State<Handle>) -> Response {
     page.gauge(
         "etcd_mvcc_db_total_size_in_bytes",
         "Size of the store's file in bytes.",
-        number(reader.file_bytes()),
+        number(reader.store().storage().file_bytes()),
     );
     page.gauge(
         "etcd_mvcc_db_total_size_in_use_in_bytes",
         "Bytes of the store's file that are in use.",
-        number(reader.used_bytes()),
+        number(reader.store().storage().used_bytes()),
     );
     let revision = u64::try_from(reader.store().revision().0).unwrap_or(0);
     page.gauge("etcd_debugging_mvcc_current_revision", "The revision.", number(revision));

@@ -213,11 +213,9 @@ fn put_key_value(buf: &mut BytesMut, kv: &KeyValue) -> Fields {
     if !kv.key.is_empty() {
         fields.key = put_bytes_field(buf, 0x0a, &kv.key);
     }
-    for (tag, number) in [
-        (0x10, kv.create_revision.0),
-        (0x18, kv.mod_revision.0),
-        (0x20, kv.version),
-    ] {
+    for (tag, number) in
+        [(0x10, kv.create_revision.0), (0x18, kv.mod_revision.0), (0x20, kv.version)]
+    {
         put_number_field(buf, tag, number);
     }
     if !kv.value.is_empty() {
@@ -303,6 +301,19 @@ pub(super) fn encode_count(fence: &[u8], live: u32) -> Bytes {
 /// Reads a bucket's count; `None` if it is damaged.
 pub(super) fn decode_count(fence: &[u8], stored: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(unseal(fence, stored)?.try_into().ok()?))
+}
+
+/// Encodes a fact of table `Meta`.
+pub(super) fn encode_fact(key: &[u8], fact: &[u8]) -> Bytes {
+    let mut buf = BytesMut::with_capacity(4 + fact.len());
+    buf.extend_from_slice(&[0; 4]);
+    buf.extend_from_slice(fact);
+    seal(key, &mut buf)
+}
+
+/// Reads a fact of table `Meta`; `None` if it is damaged.
+pub(super) fn decode_fact<'a>(key: &[u8], stored: &'a [u8]) -> Option<&'a [u8]> {
+    unseal(key, stored)
 }
 
 /// Fills in the checksum and takes the value out of the buffer.
@@ -576,7 +587,7 @@ mod tests {
         let (stored, _) = encode_row(id, false, prev, &chain, &kv, &mut BytesMut::new());
         assert_eq!(
             format!("{:02x?}", &stored[..]).replace(", ", ""),
-            "[73f3db57020102000".to_owned() + "00a016b100218ac0220022a01763007]"
+            "[75261dcd020102000".to_owned() + "00a016b100218ac0220022a01763007]"
         );
     }
 }

@@ -17,6 +17,7 @@ use std::ops::Bound;
 use bytes::{Bytes, BytesMut};
 
 use super::codec::{self, Body, KeyState, Row};
+use super::counts::Delta;
 use crate::command::{KeyRange, KeyValue, RangeEnd, RowId};
 use crate::mutant;
 use crate::storage::{Data, Table, View};
@@ -70,6 +71,19 @@ pub(super) enum Before {
     Nothing,
     Dead,
     Alive,
+}
+
+impl PendingKey {
+    /// How the transaction changes the counts by this key.
+    pub(super) fn delta(&self) -> Option<Delta> {
+        match (self.before, self.state.tombstone) {
+            (Before::Nothing, false) => Some(Delta { live: 1, dead: 0 }),
+            (Before::Nothing, true) => Some(Delta { live: 0, dead: 1 }),
+            (Before::Dead, false) => Some(Delta { live: 1, dead: -1 }),
+            (Before::Alive, true) => Some(Delta { live: -1, dead: 1 }),
+            (Before::Dead, true) | (Before::Alive, false) => None,
+        }
+    }
 }
 
 /// The keys at one revision.
@@ -136,7 +150,13 @@ impl<'v> Frame<'v, '_> {
         if state.id.main <= self.at {
             let (id, lease) = (state.id, state.lease);
             let (create, version) = (state.create, state.version);
-            return Ok((!state.tombstone).then_some(Found { id, create, version, lease, row: None }));
+            return Ok((!state.tombstone).then_some(Found {
+                id,
+                create,
+                version,
+                lease,
+                row: None,
+            }));
         }
         let beyond = |id: &&RowId| id.main > self.at;
         // The farthest anchor that is still above the revision; the list goes from near to far.
@@ -352,7 +372,9 @@ pub(super) fn span(start: Bytes, end: RangeEnd) -> KeyRange {
 fn is_crossed(from: Bound<&[u8]>, to: Bound<&[u8]>) -> bool {
     match (from, to) {
         (Bound::Included(a), Bound::Included(b)) => a > b,
-        (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => a >= b,
+        (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => {
+            a >= b
+        }
         _ => false,
     }
 }

@@ -55,7 +55,8 @@ impl Recent {
     }
 
     /// The revision above which every change is known.
-    pub(super) fn floor(&self) -> Revision {
+    #[cfg(test)]
+    fn floor(&self) -> Revision {
         self.floor
     }
 
@@ -82,9 +83,9 @@ impl Recent {
     /// changes of the active block are counted here, those of frozen blocks by the reader.
     pub(super) fn since(&self, revision: Revision, range: &KeyRange) -> Since {
         let after = revision.max(self.floor);
-        let first = self.blocks.partition_point(|block| {
-            block.last().expect("a block is full").revision <= after
-        });
+        let first = self
+            .blocks
+            .partition_point(|block| block.last().expect("a block is full").revision <= after);
         let blocks = self.blocks.range(first..).cloned().collect();
         Since { after, blocks, counted: sum(&self.active, after, range) }
     }

@@ -99,12 +99,15 @@ impl Store {
         let view = storage.view();
         let mut revision = match view.get(Table::Meta, META_REVISION) {
             None => FIRST,
-            Some(stored) => parse_revision(&stored).ok_or(Damage::Meta("revision"))?,
+            Some(stored) => {
+                parse_revision(META_REVISION, &stored).ok_or(Damage::Meta("revision"))?
+            }
         };
         let compact = match view.get(Table::Meta, META_COMPACT) {
             None => None,
             Some(stored) => {
-                Some(parse_revision(&stored).ok_or(Damage::Meta("compact revision"))?)
+                let compact = parse_revision(META_COMPACT, &stored);
+                Some(compact.ok_or(Damage::Meta("compact revision"))?)
             }
         };
         let unbounded = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
@@ -124,8 +127,8 @@ impl Store {
             let damaged = || Damage::Count(Bytes::copy_from_slice(&fence));
             let live = codec::decode_count(&fence, &stored).ok_or_else(damaged)?;
             // The first fence is the empty key, which no table can hold.
-            let fence = if fence[..] == [0] { Bytes::new() } else { fence.to_bytes() };
-            buckets.push((Bytes::copy_from_slice(&fence), live));
+            let fence: &[u8] = if fence[..] == [0] { &[] } else { &fence };
+            buckets.push((Bytes::copy_from_slice(fence), live));
         }
         let scrub = Scrub::load(&view, compact)?;
         drop(view);
@@ -187,7 +190,11 @@ impl Store {
         published.counts.apply(&publish.counts);
         published.recent.push(publish.recent);
         if let Some(revision) = publish.revision {
-            assert!(revision == published.revision.next(), "{revision} after {}", published.revision);
+            assert!(
+                revision == published.revision.next(),
+                "{revision} after {}",
+                published.revision
+            );
             published.revision = revision;
             self.inner.revision.store(revision.0, Ordering::Release);
         }
@@ -230,11 +237,6 @@ impl Inner {
         let published = self.published();
         let view = self.storage.view();
         Entered { view, revision: published.revision, compact: published.compact }
-    }
-
-    pub(super) fn compact_now(&self) -> Option<Revision> {
-        let compact = self.compact.load(Ordering::Acquire);
-        (compact >= 0).then_some(Revision(compact))
     }
 
     pub(super) fn damaged(&self, damage: Damage) -> Refusal {
@@ -281,7 +283,13 @@ pub(super) fn count_writes(changes: &[counts::Change]) -> impl Iterator<Item = W
     })
 }
 
-pub(super) fn parse_revision(stored: &[u8]) -> Option<Revision> {
-    let revision = i64::from_be_bytes(stored.try_into().ok()?);
+/// Writes a revision down in `Meta`.
+pub(super) fn revision_write(key: &'static [u8], revision: Revision) -> Write {
+    let value = codec::encode_fact(key, &revision.0.to_be_bytes());
+    Write::put(Table::Meta, Bytes::from_static(key), value)
+}
+
+fn parse_revision(key: &[u8], stored: &[u8]) -> Option<Revision> {
+    let revision = i64::from_be_bytes(codec::decode_fact(key, stored)?.try_into().ok()?);
     (revision >= 0).then_some(Revision(revision))
 }

@@ -18,8 +18,8 @@ use super::frame::{Copier, Damage, Flow, Found, Frame, Way};
 use super::read::Retry;
 use super::store::Store;
 use crate::command::{
-    Compare, CompareResult, CompareTarget, OpOutcome, Operand, Range, RangeOutcome, Refusal, Txn, TxnOp,
-    TxnOutcome,
+    Compare, CompareResult, CompareTarget, OpOutcome, Operand, Range, RangeOutcome, Refusal, Txn,
+    TxnOp, TxnOutcome,
 };
 use crate::types::Revision;
 
@@ -111,11 +111,7 @@ fn holds(frame: &Frame<'_, '_>, compare: &Compare) -> Result<bool, Damage> {
     Ok(relates(compare.result, number(compare, &Properties::default())))
 }
 
-fn holds_for(
-    frame: &Frame<'_, '_>,
-    compare: &Compare,
-    found: &Found<'_>,
-) -> Result<bool, Damage> {
+fn holds_for(frame: &Frame<'_, '_>, compare: &Compare, found: &Found<'_>) -> Result<bool, Damage> {
     let ordering = if compare.target == CompareTarget::Value {
         let operand = match &compare.operand {
             Operand::Value(value) => value.as_ref(),
@@ -225,11 +221,7 @@ impl Store {
     }
 
     /// Reads a range as if `current` were the current revision.
-    fn range_pinned(
-        &self,
-        request: &Range,
-        current: Revision,
-    ) -> Result<RangeOutcome, Retry> {
+    fn range_pinned(&self, request: &Range, current: Revision) -> Result<RangeOutcome, Retry> {
         let newest = request.revision <= 0;
         let at = if newest { current } else { Revision(request.revision) };
         let published = self.inner.published();
@@ -242,4 +234,3 @@ impl Store {
         self.range_with(request, at, current, published).map_err(|stop| self.stopped(stop, newest))
     }
 }
-

@@ -13,17 +13,17 @@
 use bytes::{Bytes, BytesMut};
 
 use super::codec::{self, Chain, KeyState};
-use super::counts::{Counts, Delta};
+use super::counts::{self, Counts, Delta};
 use super::frame::{Before, Copier, Damage, Flow, Frame, Pending, PendingKey, Way, span};
 use super::read::{Counting, Gather, read_at};
 use super::recent;
 use super::store::{
-    META_COMPACT, META_REVISION, Publish, Store, count_writes, empty_set,
+    META_COMPACT, META_REVISION, Publish, Store, count_writes, empty_set, revision_write,
 };
 use super::txn::{Path, branch, check_path, check_range, decide};
 use crate::command::{
-    DeleteRange, Event, KeyRange, KeyValue, OpOutcome, Outcome, Put, Range, RangeEnd,
-    RangeOutcome, Refusal, RowId, Txn, TxnOp, TxnOutcome,
+    DeleteRange, Event, KeyRange, KeyValue, OpOutcome, Outcome, Put, Range, RangeEnd, RangeOutcome,
+    Refusal, RowId, Txn, TxnOp, TxnOutcome,
 };
 use crate::mutant;
 use crate::storage::{ChangeSet, Table, View, Write};
@@ -204,63 +204,82 @@ impl Writer<'_> {
         let changed = revision != self.base;
         let mut set = empty_set(self.position);
         let mut publish = Publish::default();
-        let mut buf = self.buf;
-        if changed || self.store.inner.storage.overlay_bytes() == 0 {
-            // The structure is kept in order by whoever writes anyway.
-            let tended = tend(self.store, &self.view, self.base);
-            set.writes.extend(count_writes(&tended));
-        }
+        let mut buf = BytesMut::new();
         if changed {
+            (publish.counts, publish.recent) = self.counted();
+            set.writes.extend(count_writes(&publish.counts));
             publish.revision = Some(revision);
-            let stored = Bytes::copy_from_slice(&revision.0.to_be_bytes());
-            set.writes.push(Write::put(Table::Meta, Bytes::from_static(META_REVISION), stored));
+            set.writes.push(revision_write(META_REVISION, revision));
             for (id, row) in self.pending.rows {
                 buf.extend_from_slice(&codec::row_key(id));
                 set.writes.push(Write::put(Table::Rows, buf.split().freeze(), row));
             }
-            let mut deltas = Vec::new();
-            for (key, PendingKey { state, before }) in self.pending.keys {
-                let delta = match (before, state.tombstone) {
-                    (Before::Nothing, false) => Some(Delta { live: 1, dead: 0 }),
-                    (Before::Dead, false) => Some(Delta { live: 1, dead: -1 }),
-                    (Before::Alive, true) => Some(Delta { live: -1, dead: 1 }),
-                    (Before::Nothing, true) => Some(Delta { live: 0, dead: 1 }),
-                    (Before::Dead, true) | (Before::Alive, false) => None,
-                };
+            for (key, PendingKey { state, .. }) in self.pending.keys {
                 let stored = state.encode(&key, &mut buf);
-                if let Some(delta) = delta {
-                    deltas.push((key.clone(), delta));
-                }
                 set.writes.push(Write::put(Table::Keys, key, stored));
             }
-            if !deltas.is_empty() {
-                let published = self.store.inner.published();
-                publish.counts =
-                    published.counts.changes(deltas.iter().map(|(key, delta)| (key, *delta)));
-                publish.recent = deltas
-                    .iter()
-                    .filter(|(_, delta)| delta.live != 0)
-                    .map(|(key, delta)| recent::Change {
-                        revision,
-                        key: Bytes::copy_from_slice(key),
-                        delta: delta.live,
-                    })
-                    .collect();
-            }
-            set.writes.extend(count_writes(&publish.counts));
         }
         if let Some((compact, previous)) = self.compaction {
-            let stored = Bytes::copy_from_slice(&compact.0.to_be_bytes());
-            set.writes.push(Write::put(Table::Meta, Bytes::from_static(META_COMPACT), stored));
+            set.writes.push(revision_write(META_COMPACT, compact));
             set.writes.push(super::scrub::compaction_write(compact, previous));
             publish.compact = Some((compact, previous));
         }
-        Finished {
-            set,
-            events: self.events,
-            revision,
-            lease_changes: self.lease_changes,
-            publish,
+        Finished { set, events: self.events, revision, lease_changes: self.lease_changes, publish }
+    }
+
+    /// Says what this entry does to the counts. Whoever writes also keeps the buckets in order: splits
+    /// one that has grown too large, or merges two that have become small.
+    fn counted(&self) -> (Vec<counts::Change>, Vec<recent::Change>) {
+        let deltas: Vec<(&Bytes, Delta)> = self
+            .pending
+            .keys
+            .iter()
+            .filter_map(|(key, written)| Some((key, written.delta()?)))
+            .collect();
+        if deltas.is_empty() {
+            return Default::default();
+        }
+        let revision = self.revision();
+        let recent = deltas.iter().filter(|(_, delta)| delta.live != 0).map(|(key, delta)| {
+            recent::Change { revision, key: Bytes::copy_from_slice(key), delta: delta.live }
+        });
+        let recent = recent.collect();
+        // NB: taken under a view, like in `count`: only this thread takes the lock for writing.
+        let published = self.store.inner.published();
+        if self.store.inner.scrub().take_sweep() {
+            published.counts.start_sweep();
+        }
+        let mut changes = published.counts.changes(deltas.into_iter());
+        if let Some((fence, end)) = published.counts.next_large() {
+            let mut keys = Vec::new();
+            self.walk_keys(&fence, end, &mut |key, state| {
+                keys.push((Bytes::copy_from_slice(key), !state.tombstone));
+                Flow::Go
+            });
+            published.counts.split(&mut changes, &fence, &keys);
+        } else if let Some((left, right, end)) = published.counts.next_small() {
+            let mut keys = 0;
+            self.walk_keys(&left, end, &mut |_, _| {
+                keys += 1;
+                if keys < Counts::merge_look() { Flow::Go } else { Flow::Stop }
+            });
+            published.counts.merge(&mut changes, &left, &right, keys);
+        }
+        (changes, recent)
+    }
+
+    fn walk_keys(
+        &self,
+        start: &Bytes,
+        end: RangeEnd,
+        visit: &mut dyn FnMut(&[u8], KeyState) -> Flow,
+    ) {
+        let range = span(start.clone(), end);
+        let (from, to) = range.bounds();
+        if let Err(damage) =
+            self.frame().walk(from, to, Way::Up, |key, state| Ok(visit(key, state)))
+        {
+            self.refused(damage.into());
         }
     }
 
@@ -454,12 +473,8 @@ impl Writer<'_> {
         let gained = if at > self.base {
             let bounds = range.bounds();
             let written = self.pending.keys.range::<[u8], _>(bounds);
-            let deltas = written.map(|(_, key)| match (key.before, key.state.tombstone) {
-                (Before::Nothing | Before::Dead, false) => 1,
-                (Before::Alive, true) => -1,
-                _ => 0,
-            });
-            deltas.sum::<i64>()
+            let deltas = written.filter_map(|(_, key)| key.delta());
+            deltas.map(|delta| i64::from(delta.live)).sum()
         } else {
             -counting.since.gained(&range)
         };
@@ -542,11 +557,7 @@ fn check_lease(put: &Put, leases: &dyn LeaseLookup) -> Result<(), Refusal> {
 }
 
 /// Checks a put before its transaction runs; in a transaction the key is looked for before the lease.
-fn check_put(
-    frame: &Frame<'_, '_>,
-    put: &Put,
-    leases: &dyn LeaseLookup,
-) -> Result<(), Failure> {
+fn check_put(frame: &Frame<'_, '_>, put: &Put, leases: &dyn LeaseLookup) -> Result<(), Failure> {
     if put.key.is_empty() {
         return Err(Refusal::KeyNotProvided.into());
     }
@@ -554,49 +565,4 @@ fn check_put(
         return Err(Refusal::KeyNotFound.into());
     }
     Ok(check_lease(put, leases)?)
-}
-
-/// Splits a bucket that has grown too large and merges two that have become small. What a bucket holds
-/// is read from the view, which is of the moment of the counts: nothing is committed in between.
-fn tend(store: &Store, view: &View<'_>, at: Revision) -> Vec<super::counts::Change> {
-    let mut published = store.inner.published.write().expect("no writer panicked");
-    if store.inner.scrub().take_sweep() {
-        published.counts.start_sweep();
-    }
-    let frame = Frame { view, pending: None, at, compact: published.compact };
-    let mut done = Vec::new();
-    if let Some((fence, end)) = published.counts.next_large() {
-        let mut keys = Vec::new();
-        let range = span(fence.clone(), end);
-        let (from, to) = range.bounds();
-        let walked = frame.walk(from, to, Way::Up, |key, state| {
-            keys.push((Bytes::copy_from_slice(key), !state.tombstone));
-            Ok(Flow::Go)
-        });
-        must(store, walked);
-        let changes = published.counts.split(&fence, &keys);
-        published.counts.apply(&changes);
-        done.extend(changes);
-    }
-    if let Some((left, right, end)) = published.counts.next_small() {
-        let mut keys = 0;
-        let range = span(left.clone(), end);
-        let (from, to) = range.bounds();
-        let walked = frame.walk(from, to, Way::Up, |_, _| {
-            keys += 1;
-            Ok(if keys < Counts::merge_look() { Flow::Go } else { Flow::Stop })
-        });
-        must(store, walked);
-        let changes = published.counts.merge(&left, &right, keys);
-        published.counts.apply(&changes);
-        done.extend(changes);
-    }
-    done
-}
-
-fn must(store: &Store, walked: Result<(), Damage>) {
-    if let Err(damage) = walked {
-        store.damaged(damage.clone());
-        panic!("an entry cannot be applied: {damage}");
-    }
 }

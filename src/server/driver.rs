@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::changes::Changes;
 use super::error::ServeError;
@@ -41,6 +41,7 @@ use crate::command::{Command, Op, RequestId};
 use crate::machine::Machine;
 use crate::raft::{self, Envelope, Input, Payload, Role};
 use crate::runtime::{Instant, Runtime};
+use crate::storage::log::Log;
 use crate::transport::Transport;
 use crate::types::{Index, NodeId};
 use crate::watch::Hub;
@@ -86,6 +87,66 @@ pub(super) struct Stopping {
 }
 
 impl<R: Runtime, T: Transport> Driver<R, T> {
+    /// Puts the loop together; it does nothing before [`Driver::run`].
+    #[expect(clippy::too_many_arguments, reason = "each is one part, and there is one caller")]
+    pub(crate) fn new(
+        runtime: &R,
+        settings: Settings,
+        transport: T,
+        machine: Machine,
+        restored: raft::Restored,
+        log: Log<R::Disk>,
+        hub: Arc<Mutex<Hub>>,
+        (events, mailbox): (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
+        status: watch::Sender<NodeStatus>,
+    ) -> Result<Self, raft::RestoreError> {
+        let config = raft::Config {
+            election_ticks: settings.election_ticks,
+            ..raft::Config::new(settings.id)
+        };
+        let node = raft::Node::new(config, restored)?;
+        let reports = events.clone();
+        let log = LogWriter::new(runtime, log, move |report| {
+            // A driver that is gone needs no report.
+            let _ = reports.send(Event::Log(report));
+        });
+        let keeper = Keeper::new(
+            runtime.worker("store"),
+            events.clone(),
+            settings.scrub_rows,
+            settings.scrub_pause,
+        );
+        Ok(Self {
+            runtime: runtime.clone(),
+            transport,
+            node,
+            log,
+            hub,
+            events,
+            mailbox,
+            status,
+            ids: Arc::new(RequestIds::new(settings.id, settings.boot)),
+            proposals: Proposals::default(),
+            reads: Reads::default(),
+            leases: LeaseShell::new(settings.lease_clock),
+            changes: Changes::default(),
+            keeper,
+            snapshots: Snapshots::new(),
+            held: BTreeMap::new(),
+            next_tick: runtime.now(),
+            transfer: None,
+            stopping: None,
+            failed: None,
+            machine,
+            settings,
+        })
+    }
+
+    /// Returns the maker of request ids.
+    pub(crate) fn ids(&self) -> Arc<RequestIds> {
+        self.ids.clone()
+    }
+
     /// Runs until stopped, failed, or removed from the cluster; says which.
     pub(crate) async fn run(mut self) -> StopReason {
         self.turn();
@@ -227,9 +288,8 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             Event::Log(LogReport::Failed(error)) => self.fail(&error.to_string()),
             Event::Flushed(Ok(position)) => self.keeper.flushed(position),
             Event::Scrubbed(Ok(more)) => self.keeper.scrubbed(more, now),
-            Event::Flushed(Err(error)) | Event::Scrubbed(Err(error)) => {
-                self.fail(&error.to_string());
-            }
+            Event::Flushed(Err(error)) => self.fail(&error.to_string()),
+            Event::Scrubbed(Err(error)) => self.fail(&error),
             Event::SnapshotSent { to, ok, at } => {
                 self.node.step(Input::SnapshotSent { to, ok, at });
             }
@@ -250,10 +310,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
     /// Carries out what the node wants until it wants nothing more.
     fn pump(&mut self) {
         while self.failed.is_none() {
-            let ready = self.node.take_ready();
-            if ready.is_empty() {
-                break;
-            }
+            let Some(ready) = self.node.take_ready() else { break };
             self.carry_out(ready);
         }
     }
@@ -351,7 +408,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         if !applied.events.is_empty() {
             let mut hub = self.hub.lock().expect("a panic with this lock held ends the process");
             for (revision, events) in applied.events {
-                hub.publish(revision, events);
+                hub.publish(revision, &events);
             }
         }
         for change in &applied.leases {
@@ -362,16 +419,10 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         }
         for (id, outcome) in applied.outcomes {
             self.leases.resolved(id, &outcome, now);
+            self.changes.applied(id, &outcome, &self.machine);
             self.proposals.resolve(id, outcome);
         }
-        let conf_changed = !applied.conf.is_empty();
-        for (index, result) in applied.conf {
-            let entry = entries.iter().find(|entry| entry.index == index);
-            if let Some(Payload::ConfChange(change)) = entry.map(|entry| &entry.payload) {
-                self.changes.applied(change, result.err(), &self.machine);
-            }
-        }
-        if conf_changed || applied.members_changed {
+        if applied.membership_changed {
             self.members_changed();
         }
         self.keeper.applied(&self.machine, now);
@@ -468,11 +519,5 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         self.status.send_if_modified(|published| {
             published.update(&status, position, is_learner)
         });
-    }
-
-    pub(super) fn warn_if_failed<E: std::fmt::Display>(&self, result: Result<(), E>, what: &str) {
-        if let Err(error) = result {
-            warn!(%error, what, "a background step failed");
-        }
     }
 }

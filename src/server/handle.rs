@@ -176,6 +176,21 @@ impl Handle {
         self.ask(|reply| Event::Read { reply }).await
     }
 
+    /// Waits until the rows of every compaction so far are gone from this member's store.
+    ///
+    /// # Errors
+    /// When the member stops.
+    pub async fn wait_for_scrub(&self) -> Result<(), ServeError> {
+        let Some(target) = self.shared.reader.store().compact_revision() else { return Ok(()) };
+        while self.shared.reader.store().scrubbed() < Some(target) {
+            if self.shared.status.borrow().stopped.is_some() {
+                return Err(ServeError::Stopped);
+            }
+            self.shared.clock.sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
     /// Renews a lease and returns its TTL in seconds, 0 if there is no such lease. Asks the leader.
     pub async fn lease_renew(&self, id: LeaseId) -> Result<i64, ServeError> {
         self.on_leader(

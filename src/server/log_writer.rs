@@ -38,6 +38,7 @@ struct Shared<R: Runtime> {
     queue: Mutex<Queue>,
     report: Box<dyn Fn(LogReport) + Send + Sync>,
     runtime: R,
+    spares: Worker,
 }
 
 #[derive(Default)]
@@ -73,7 +74,9 @@ where
             queue: Mutex::new(Queue::default()),
             report: Box::new(report),
             runtime: runtime.clone(),
+            spares: runtime.worker("log spares"),
         });
+        Self::prepare_spare(&shared);
         Self { shared, worker }
     }
 
@@ -92,7 +95,8 @@ where
     pub(crate) fn trim(&self, index: Index) {
         let shared = self.shared.clone();
         self.worker.run(move || {
-            if let Err(error) = lock(&shared.log).trim(index) {
+            let trimmed = lock(&shared.log).trim(index);
+            if let Err(error) = trimmed {
                 lock(&shared.queue).broken = true;
                 (shared.report)(LogReport::Failed(error));
             }
@@ -103,6 +107,18 @@ where
     pub(crate) fn with_log(&self, job: impl FnOnce(&mut Log<R::Disk>) + Send + 'static) {
         let shared = self.shared.clone();
         self.worker.run(move || job(&mut lock(&shared.log)));
+    }
+
+    /// Prepares the next segment ahead of time, on a worker of its own.
+    fn prepare_spare(shared: &Arc<Shared<R>>) {
+        if let Some(job) = lock(&shared.log).spare_job() {
+            shared.spares.run(move || {
+                // Without a spare the next rotation makes its segment itself, and reports what is wrong.
+                if let Err(error) = job.run() {
+                    tracing::warn!(%error, "no log segment could be prepared");
+                }
+            });
+        }
     }
 }
 
@@ -116,10 +132,13 @@ fn write_queue<R: Runtime>(shared: &Arc<Shared<R>>) {
         std::mem::take(&mut queue.waiting)
     };
     shared.runtime.crash_point("log_before_write");
-    match write_all(&mut lock(&shared.log), &batch) {
+    // NB: the guard must be gone before the arms run, which take the lock again.
+    let written = write_all(&mut lock(&shared.log), &batch);
+    match written {
         Ok(()) => {
             shared.runtime.crash_point("log_synced");
             (shared.report)(LogReport::Durable(batch.iter().map(|h| h.ticket).collect()));
+            LogWriter::prepare_spare(shared);
         }
         Err(error) => {
             lock(&shared.queue).broken = true;
@@ -152,7 +171,7 @@ pub(crate) fn entry(record: LogRecord) -> Result<Entry, codec::CodecError> {
     Ok(Entry { term: record.term, index: record.index, payload })
 }
 
-fn stored(state: HardState) -> crate::storage::log::HardState {
+pub(crate) fn stored(state: HardState) -> crate::storage::log::HardState {
     crate::storage::log::HardState {
         term: state.term,
         vote: state.vote,

@@ -78,7 +78,7 @@ impl Lmdb {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(map_bytes).max_readers(readers);
         options.max_dbs(u32::try_from(Table::COUNT).expect("a handful of tables") + 1);
-        if mutant("S06") {
+        if crate::mutant!("S06") {
             // SAFETY: the flag weakens durability only; this line exists in mutant builds alone.
             unsafe { options.flags(EnvFlags::NO_SYNC) };
         }
@@ -541,9 +541,4 @@ impl From<heed::Error> for StorageError {
             other => Self::Engine(other.to_string()),
         }
     }
-}
-
-/// Says whether a planted defect is switched on.
-fn mutant(_: &str) -> bool {
-    false
 }

@@ -35,6 +35,8 @@ mod bucket;
 mod error;
 mod flush;
 mod lmdb;
+pub mod generations;
+pub mod log;
 mod overlay;
 pub mod schema;
 mod view;

@@ -208,10 +208,11 @@ pub fn encode(envelope: &Envelope) -> wire::RaftEnvelope {
         Message::PreVote { next_term, last } => {
             Kind::PreVote(wire::PreVote { next_term: next_term.0, last: position(*last) })
         }
-        Message::PreVoteResponse { next_term, granted } => {
+        Message::PreVoteResponse { next_term, granted, commit } => {
             Kind::PreVoteResponse(wire::PreVoteResponse {
                 next_term: next_term.0,
                 granted: *granted,
+                commit: position(*commit),
             })
         }
         Message::Vote { last, transfer } => {
@@ -290,9 +291,11 @@ pub fn decode(envelope: wire::RaftEnvelope) -> Result<Envelope, CodecError> {
         Kind::PreVote(m) => {
             Message::PreVote { next_term: Term(m.next_term), last: read_position(m.last)? }
         }
-        Kind::PreVoteResponse(m) => {
-            Message::PreVoteResponse { next_term: Term(m.next_term), granted: m.granted }
-        }
+        Kind::PreVoteResponse(m) => Message::PreVoteResponse {
+            next_term: Term(m.next_term),
+            granted: m.granted,
+            commit: read_position(m.commit)?,
+        },
         Kind::Vote(m) => Message::Vote { last: read_position(m.last)?, transfer: m.transfer },
         Kind::VoteResponse(m) => Message::VoteResponse { granted: m.granted },
         Kind::Append(m) => Message::Append {
@@ -382,7 +385,7 @@ mod tests {
             .collect();
         let mut all = vec![
             Message::PreVote { next_term: Term(4), last: at(6, 3) },
-            Message::PreVoteResponse { next_term: Term(4), granted: true },
+            Message::PreVoteResponse { next_term: Term(4), granted: true, commit: at(3, 2) },
             Message::Vote { last: at(6, 3), transfer: true },
             Message::VoteResponse { granted: false },
             Message::Append { prev: at(0, 0), entries, commit: Index(2) },

@@ -26,11 +26,13 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::{Hello, Inbox, PeerAddress, Transport, codec};
-use crate::net::{Channel, ClientTls};
+use crate::config::Url;
+use crate::net::tls::ClientTls;
+use crate::net::{Channel, ChannelOptions};
 use crate::proto::internal as wire;
 use crate::proto::internal::peer_client::PeerClient;
 use crate::raft::Envelope;
-use crate::runtime::{Instant, Lane, Runtime, TaskHandle, timeout};
+use crate::runtime::{Address, Instant, Lane, Runtime, TaskHandle, timeout};
 use crate::server::BoxFuture;
 use crate::types::{ClusterId, NodeId};
 
@@ -122,6 +124,11 @@ impl<R: Runtime> GrpcTransport<R> {
         Some(limited(PeerClient::new(channel)))
     }
 
+    /// Returns the cluster's id.
+    pub(crate) fn cluster_id(&self) -> ClusterId {
+        self.inner.own.cluster_id
+    }
+
     /// Returns the runtime.
     pub(crate) fn runtime(&self) -> &R {
         &self.inner.runtime
@@ -139,6 +146,21 @@ impl<R: Runtime> GrpcTransport<R> {
     }
 }
 
+/// Makes a channel to a URL; it connects when first used.
+fn dial<R: Runtime>(
+    runtime: &R,
+    url: &str,
+    tls: Option<&Arc<ClientTls>>,
+) -> Result<Channel<R>, Status> {
+    let url = Url::parse(url).map_err(Status::invalid_argument)?;
+    let address = match url.socket_path() {
+        Some(path) => Address::Unix(path.into()),
+        None => Address::tcp(url.host(), url.port().unwrap_or(0)),
+    };
+    let tls = if url.is_tls() { tls.cloned() } else { None };
+    Ok(Channel::new(runtime, ChannelOptions { tls, ..ChannelOptions::new(address) }))
+}
+
 fn limited<R: Runtime>(client: PeerClient<Channel<R>>) -> PeerClient<Channel<R>> {
     client
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
@@ -153,9 +175,7 @@ pub async fn describe<R: Runtime>(
     cluster_id: Option<ClusterId>,
 ) -> Result<wire::DescribeResponse, Status> {
     let call = async {
-        let channel = Channel::connect(runtime, url, tls)
-            .await
-            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let channel = dial(runtime, url, tls)?;
         let request = wire::DescribeRequest { cluster_id: cluster_id.map_or(0, |id| id.0) };
         limited(PeerClient::new(channel)).describe(request).await
     };
@@ -232,11 +252,7 @@ impl<R: Runtime> Dialer<R> {
     /// Dials and sends until the connection breaks; an error if it never came to a stream.
     async fn exchange(&mut self, url: &str) -> Result<(), Status> {
         let runtime = self.inner.runtime.clone();
-        let dial = Channel::connect(&runtime, url, self.inner.tls.as_ref());
-        let channel = timeout(&runtime, CALL_TIMEOUT, dial)
-            .await
-            .map_err(|_| Status::unavailable("dialling timed out"))?
-            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let channel = dial(&runtime, url, self.inner.tls.as_ref())?;
         let (batches, stream) = mpsc::channel(CONNECTION_BATCHES_MAX);
         let hello = wire::PeerBatch { hello: Some(self.hello()), messages: Vec::new() };
         batches.try_send(hello).expect("the channel is new");

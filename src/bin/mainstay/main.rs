@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use mainstay::config::{self, LogLevel, LogLine};
 use mainstay::runtime::tokio::{Settings, Tokio};
-use mainstay::server::{self, StopReason};
+use mainstay::server::StopReason;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -66,7 +66,7 @@ async fn run(runtime: Tokio, config: config::Config, sink: Arc<logging::Sink>) -
         }
     };
     let mut signal = std::pin::pin!(signal);
-    let starting = server::start(config, runtime);
+    let starting = mainstay::start::start(config, runtime);
     let mut server = tokio::select! {
         biased;
         name = &mut signal => return End::Signal(name),

@@ -257,7 +257,9 @@ impl Node {
         let refuses = crate::mutant!("R23b") && self.conf.is_learner(self.config.id);
         let granted =
             next_term > self.term && self.is_up_to_date(last) && !self.is_shielding() && !refuses;
-        self.say(from, Message::PreVoteResponse { next_term, granted });
+        let commit =
+            LogPosition::new(self.commit, self.log.term_at(self.commit).unwrap_or_default());
+        self.say(from, Message::PreVoteResponse { next_term, granted, commit });
     }
 
     pub(super) fn on_pre_vote_response(&mut self, from: NodeId, next_term: Term, granted: bool) {
@@ -267,6 +269,14 @@ impl Node {
         if self.role == Role::PreCandidate && next_term == self.term.next() {
             self.votes.insert(from, granted);
             self.tally_pre_votes();
+        }
+    }
+
+    /// Takes a position that someone knows to be committed. If this log holds it, then, by log
+    /// matching, everything up to it is the same and committed.
+    pub(super) fn learn_commit(&mut self, commit: LogPosition) {
+        if self.role != Role::Leader && self.installing.is_none() && self.log.holds(commit) {
+            self.commit_to(commit.index);
         }
     }
 

@@ -1,0 +1,279 @@
+//! The start: what the disk holds decides, the flags only when it holds nothing.
+//!
+//! | log on disk | state flag | what happens |
+//! |---|---|---|
+//! | yes | any | restart: ids from the log, members and configuration from the store |
+//! | no | new | found: all founders write the same first state, as if after a snapshot |
+//! | no | existing | join: learn ids from the running members, begin with an empty log |
+//!
+//! Order on a fresh disk: store id, store, log. The log comes last because its presence is what says
+//! «this member exists»: a crash before it leaves a disk that counts as fresh.
+//!
+//! Invariants:
+//! - a restart never begins behind what the log promised: the log checks its own tail, and a store that
+//!   is ahead of the log (a crash within a snapshot's installation) makes the log begin anew there;
+//! - a store that is behind the log's first entry is refused: entries in between are gone;
+//! - a founder that some running member knows as started is refused: its disk was wiped, its votes are
+//!   forgotten, and only replacing it lets it back in.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use tracing::{info, warn};
+
+use crate::cluster::Member;
+use crate::machine::{Machine, MachineError, MachineOptions};
+use crate::raft::{self, HardState, Restored};
+use crate::runtime::{Disk, DiskFile, Lock, OpenHow, Runtime};
+use crate::storage::log::{Log, LogBatch, LogError, LogOptions, Mark};
+use crate::storage::{Storage, StorageError, StorageOptions, generations};
+use crate::transport::codec;
+use crate::types::{ClusterId, Index, LogPosition, NodeId};
+
+use super::log_writer;
+
+/// Why a member cannot start from its disk.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// Another process has the data directory.
+    #[error("the data directory {0} is in use by another process")]
+    Locked(PathBuf),
+    /// The file system refused.
+    #[error("{path}: {error}")]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The log cannot be trusted, or not read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The store cannot be trusted, or not read.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The machine's tables cannot be trusted.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// Log and store do not belong together.
+    #[error(transparent)]
+    Restore(#[from] raft::RestoreError),
+    /// An entry of the log is of no known form.
+    #[error("log entry {0}: {1}")]
+    Entry(Index, codec::CodecError),
+    /// The store ends before the log begins.
+    #[error(
+        "database file ({path} index {store}) does not match with snapshot (index {log}): \
+         the entries in between are gone"
+    )]
+    Gap {
+        /// The store's directory.
+        path: PathBuf,
+        /// Where the store ends.
+        store: Index,
+        /// Where the log begins.
+        log: Index,
+    },
+}
+
+/// The places of a data directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    pub(crate) member: PathBuf,
+    pub(crate) log: PathBuf,
+    pub(crate) stores: PathBuf,
+}
+
+impl Places {
+    pub(crate) fn new(data_dir: &Path, wal_dir: Option<&Path>) -> Self {
+        let member = data_dir.join("member");
+        let log = wal_dir.map_or_else(|| member.join("log"), Path::to_path_buf);
+        Self { log, stores: member.join("store"), member }
+    }
+}
+
+/// A fresh member's identity and its cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Founding {
+    pub(crate) id: NodeId,
+    pub(crate) cluster_id: ClusterId,
+    /// The entries that the founders' logs begin with; none for one that joins, who learns everything
+    /// from a snapshot.
+    pub(crate) entries: Vec<raft::Entry>,
+}
+
+/// A member read from its disk, ready to run.
+pub(crate) struct Booted<R: Runtime> {
+    pub(crate) id: NodeId,
+    pub(crate) cluster_id: ClusterId,
+    pub(crate) boot: u64,
+    pub(crate) store_id: u64,
+    pub(crate) log: Log<R::Disk>,
+    pub(crate) machine: Machine,
+    pub(crate) restored: Restored,
+    pub(crate) lock: Lock,
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> BootError + '_ {
+    move |error| BootError::Io { path: path.to_path_buf(), error }
+}
+
+/// Takes the data directory for this process, creating it if need be.
+pub(crate) fn take<D: Disk>(disk: &D, places: &Places) -> Result<Lock, BootError> {
+    for dir in [&places.member, &places.log, &places.stores] {
+        disk.create_dir_all(dir).map_err(io(dir))?;
+    }
+    let path = places.member.join("lock");
+    disk.lock(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => BootError::Locked(places.member.clone()),
+        _ => BootError::Io { path, error },
+    })
+}
+
+/// Tells whether the disk holds a member.
+pub(crate) fn exists<D: Disk>(disk: &D, places: &Places) -> bool {
+    disk.list(&places.log).is_ok_and(|names| names.iter().any(|name| name.ends_with(".log")))
+}
+
+/// Makes a fresh member on an empty disk.
+pub(crate) fn found<R: Runtime>(
+    runtime: &R,
+    places: &Places,
+    founding: &Founding,
+    log_options: LogOptions,
+) -> Result<(), BootError> {
+    let disk = runtime.disk();
+    write_store_id(&disk, places, runtime.random_u64())?;
+    runtime.crash_point("store_id_written");
+    let dir = generations::fresh(&disk, &places.stores).map_err(io(&places.stores))?;
+    let storage = Storage::create(&dir, StorageOptions::default())?;
+    // The founders' entries are applied here and never replicated: every founder begins as if after a
+    // snapshot of them, so that a later joiner, whose log is empty, begins with a snapshot too.
+    if !founding.entries.is_empty() {
+        let options = MachineOptions { cluster_id: founding.cluster_id };
+        Machine::open(storage.clone(), options)?.apply(&founding.entries);
+        if let Some(job) = storage.begin_flush() {
+            job.run()?;
+        }
+    }
+    storage.close().wait();
+    generations::switch(&disk, &places.stores, &dir).map_err(io(&places.stores))?;
+    runtime.crash_point("store_created");
+    let (cluster, member) = (founding.cluster_id.0, founding.id.0);
+    let salt = runtime.random_u64();
+    let mut log = Log::create(disk, &places.log, log_options, cluster, member, salt)?;
+    if let Some(last) = founding.entries.last() {
+        let hard_state = HardState { term: last.term, vote: None, commit: last.index };
+        let hard_state = Some(log_writer::stored(hard_state));
+        log.append(LogBatch { hard_state, ..LogBatch::default() })?;
+        log.mark(Mark { position: last.position(), conf: Bytes::new(), installed: true })?;
+    }
+    log.close()?;
+    Ok(())
+}
+
+/// Reads a member back.
+pub(crate) fn boot<R: Runtime>(
+    runtime: &R,
+    places: &Places,
+    lock: Lock,
+    log_options: LogOptions,
+) -> Result<Booted<R>, BootError> {
+    let disk = runtime.disk();
+    let store_id = read_store_id(&disk, places)?;
+    let (mut log, recovered) = Log::open(disk.clone(), &places.log, log_options)?;
+    if let Some(torn) = &recovered.repaired {
+        warn!(segment = %torn.segment.display(), offset = torn.offset, "cut a torn tail off the log");
+    }
+    let dir = generations::current(&disk, &places.stores).map_err(io(&places.stores))?;
+    let storage = Storage::open(&dir, StorageOptions::default())?;
+    info!(path = %dir.display(), "opened backend db");
+    let options = MachineOptions { cluster_id: ClusterId(recovered.metadata.cluster) };
+    let machine = Machine::open(storage, options)?;
+    let applied = machine.applied();
+    info!(index = applied.index.0, term = applied.term.0, "restore consistentIndex");
+
+    let mut base = recovered.mark.as_ref().map_or(LogPosition::default(), |mark| mark.position);
+    let mut entries = Vec::with_capacity(recovered.entries.len());
+    for record in recovered.entries {
+        let index = record.index;
+        let entry = log_writer::entry(record).map_err(|error| BootError::Entry(index, error))?;
+        entries.push(entry);
+    }
+    let last = entries.last().map_or(base, raft::Entry::position);
+    let mut hard_state = log_writer::restored(recovered.hard_state);
+    let agrees = entries.iter().any(|entry| entry.position() == applied) || base == applied;
+    if applied.index < base.index {
+        return Err(BootError::Gap { path: dir, store: applied.index, log: base.index });
+    }
+    if !agrees {
+        // The crash came between the two halves of a snapshot's installation: the store stands on the
+        // snapshot, the log still has what was before it. The snapshot holds only committed entries, so
+        // what the log has up to there is in it or was overruled.
+        info!(log = %last, store = %applied, "the log begins anew where the store stands");
+        hard_state.commit = applied.index;
+        hard_state.term = hard_state.term.max(applied.term);
+        let stored = Some(log_writer::stored(hard_state));
+        log.append(LogBatch { hard_state: stored, ..LogBatch::default() })?;
+        log.mark(Mark { position: applied, conf: Bytes::new(), installed: true })?;
+        log.sync()?;
+        base = applied;
+        entries.clear();
+    }
+    let restored = Restored {
+        hard_state,
+        conf_state: machine.conf_state(),
+        base,
+        entries,
+        applied: applied.index,
+        seed: runtime.random_u64(),
+    };
+    Ok(Booted {
+        id: NodeId(recovered.metadata.member),
+        cluster_id: ClusterId(recovered.metadata.cluster),
+        boot: recovered.metadata.boot,
+        store_id,
+        log,
+        machine,
+        restored,
+        lock,
+    })
+}
+
+fn store_id_path(places: &Places) -> PathBuf {
+    places.member.join("store-id")
+}
+
+fn write_store_id<D: Disk>(disk: &D, places: &Places, id: u64) -> Result<(), BootError> {
+    let path = store_id_path(places);
+    let write = || {
+        let file = disk.open(&path, OpenHow::Create)?;
+        file.write_at(format!("{id:016x}\n").as_bytes(), 0)?;
+        file.sync_data()?;
+        disk.sync_dir(&places.member)
+    };
+    write().map_err(io(&path))
+}
+
+fn read_store_id<D: Disk>(disk: &D, places: &Places) -> Result<u64, BootError> {
+    let path = store_id_path(places);
+    let read = || {
+        let file = disk.open(&path, OpenHow::Read)?;
+        let mut text = [0; 16];
+        file.read_at(&mut text, 0)?;
+        let text = std::str::from_utf8(&text).map_err(std::io::Error::other)?;
+        u64::from_str_radix(text, 16).map_err(std::io::Error::other)
+    };
+    read().map_err(io(&path))
+}
+
+/// Says what a joining member must find: itself, listed by the same peer URLs.
+pub(crate) fn find_self(members: &[Member], own_urls: &[String]) -> Option<NodeId> {
+    let sorted = |urls: &[String]| {
+        let mut urls = urls.to_vec();
+        urls.sort();
+        urls
+    };
+    let own = sorted(own_urls);
+    members.iter().find(|member| sorted(&member.peer_urls) == own).map(|member| member.id)
+}
