@@ -38,6 +38,7 @@ pub mod rng;
 pub mod run;
 #[cfg(madsim)]
 pub mod runtime;
+pub mod storm;
 #[cfg(madsim)]
 pub mod time;
 #[cfg(madsim)]

@@ -286,7 +286,7 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
     for c in 0..u64::from(plan.load.clients) {
         let rng = Rng::new(plan.seed, &format!("load {c}"));
         let draw = Draw::new(rng, plan.load.clone(), c);
-        clients.push(madsim::task::spawn(workload::client(
+        clients.push(madsim::task::spawn_local(workload::client(
             c,
             world.endpoint(&format!("c{c}")),
             draw,
@@ -307,10 +307,10 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
             shared: shared(&stop_watchers),
             numbers: numbers.clone(),
         };
-        watchers.push(madsim::task::spawn(watcher.run()));
+        watchers.push(madsim::task::spawn_local(watcher.run()));
     }
     let leaders = Arc::new(Mutex::new(Leaders::default()));
-    drop(madsim::task::spawn(observe(
+    drop(madsim::task::spawn_local(observe(
         Admin::new(world.endpoint("observer"), Duration::from_millis(500)),
         members.clone(),
         leaders.clone(),

@@ -21,7 +21,7 @@ use madsim::runtime::{Handle, NodeHandle};
 use madsim::task::NodeId;
 use madsim::time::TimeHandle;
 use mainstay::config;
-use mainstay::server::{self, StopReason};
+use mainstay::server::StopReason;
 use tokio::sync::oneshot;
 
 use crate::disk::{HostDisk, Persistence};
@@ -406,7 +406,7 @@ async fn serve(
     stopped: oneshot::Receiver<()>,
     state: &Mutex<State>,
 ) -> End {
-    let starting = server::start(config, runtime);
+    let starting = mainstay::start::start(config, runtime);
     let mut stopped = std::pin::pin!(async {
         // A world that drops the sender does not mean to stop the process.
         if stopped.await.is_err() {

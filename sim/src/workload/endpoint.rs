@@ -76,7 +76,7 @@ impl Endpoint {
             return channel.clone();
         }
         let mut options = ChannelOptions::new(Address::tcp(member, CLIENT_PORT));
-        options.http2.keepalive_interval = Some(Duration::from_secs(10));
+        options.http2.keepalive_interval = Duration::from_secs(10);
         options.http2.keepalive_timeout = Duration::from_secs(5);
         let channel = Channel::new(&self.runtime, options);
         self.channels.insert(member.to_owned(), channel.clone());
