@@ -217,6 +217,12 @@ impl Blank {
     }
 }
 
+/// Returns a way to wait until the environment in a directory is closed; `None` if none is open there
+/// in this process.
+pub fn closing(dir: &Path) -> Option<Closing> {
+    heed::env_closing_event(dir).map(Closing)
+}
+
 /// Tells when an environment is closed.
 pub struct Closing(heed::EnvClosingEvent);
 

@@ -54,7 +54,7 @@ use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use bulk::BulkLoader;
 pub use error::StorageError;
 pub use flush::FlushJob;
-pub use lmdb::{Closing, WriteTxn};
+pub use lmdb::{Closing, WriteTxn, closing};
 pub use overlay::{ChangeSet, Write};
 pub use schema::Table;
 pub use view::{Data, Scan, View};
