@@ -138,7 +138,8 @@ fn imports_point_one_way() {
 fn engines_and_clocks_stay_in_their_files() {
     let rules: &[(&str, &[&str])] = &[
         ("heed::", &["storage/"]),
-        ("Instant::now(", &["runtime/"]),
+        // hyper's timer counts in the standard library's instants; the glue counts from one of them.
+        ("Instant::now(", &["runtime/", "net/glue.rs"]),
         ("SystemTime::now(", &["runtime/", "bin/"]),
         ("thread_rng(", &[]),
         ("tokio::spawn(", &["runtime/"]),
