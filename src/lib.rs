@@ -1,3 +1,4 @@
+#![doc = include_str!("../ARCHITECTURE.md")]
 #![deny(unsafe_code)]
 
 pub mod api;
@@ -14,7 +15,10 @@ pub mod proto;
 pub mod raft;
 pub mod runtime;
 pub mod server;
+pub mod start;
 pub mod storage;
+#[cfg(test)]
+mod tidy;
 pub mod transport;
 pub mod types;
 pub mod watch;

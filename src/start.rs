@@ -13,16 +13,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tonic::Status;
 use tracing::{info, warn};
 
 use crate::api::Api;
 use crate::cluster::{Member, Version};
-use crate::command::Op;
+use crate::command::{Op, Refusal};
 use crate::config::{ClusterState, Config, TlsSettings, TlsVersion, Url, texts};
 use crate::http;
 use crate::lease::ClockOptions;
+use crate::machine::bootstrap_entries;
 use crate::net::grpc::{Grpc, Split};
 use crate::net::tls::{
     self, ClientTls, ClientTlsOptions, Protocol, ServerTls, ServerTlsOptions, TlsError, WallClock,
@@ -36,16 +37,20 @@ use crate::server::{
     BoxFuture, Clock, Driver, Event, Handle, Limits, NodeStatus, PeerCalls, ServeError, Settings,
     Shared, StopReason,
 };
+use crate::storage::log::LogOptions;
 use crate::transport::grpc::{GrpcTransport, describe};
 use crate::transport::{Hello, Inbox, Transport};
-use crate::types::{ClusterId, LeaseId, NodeId};
-use crate::watch::Hub;
+use crate::types::{ClusterId, LeaseId, NodeId, Revision};
+use crate::watch::{Hub, HubOptions, catch_up};
 
 /// How long running requests may take to end at a stop.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// How many bytes beyond the largest command a client's message may have; etcd's.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
+
+/// The version that a cluster of this release speaks.
+const CLUSTER_VERSION: Version = Version::new(3, 7, 0);
 
 /// How many proposals may wait for Raft; etcd's limit on entries between commit and apply.
 const PROPOSALS_MAX: usize = 5000;
@@ -167,7 +172,7 @@ pub async fn start<R: Runtime>(config: Config, runtime: R) -> Result<Server<R>, 
         "starting etcd server"
     );
     let store_id = booted.store_id;
-    let (member, driver) = assemble(&config, &runtime, booted, &tls)?;
+    let (member, driver) = assemble(&config, &runtime, booted, &tls, places.stores.clone())?;
     let handle = member.handle.clone();
     drop(runtime.spawn(Lane::Engine, "driver", async move {
         driver.run().await;
@@ -204,7 +209,11 @@ pub async fn start<R: Runtime>(config: Config, runtime: R) -> Result<Server<R>, 
         info!("ready to serve client requests");
         let secure = matches!(options.security, Security::Tls(_));
         if secure {
-            info!(traffic = "grpc+http", address = url.address(), "serving client traffic securely");
+            info!(
+                traffic = "grpc+http",
+                address = url.address(),
+                "serving client traffic securely"
+            );
         } else {
             info!(
                 traffic = "grpc+http",
@@ -246,7 +255,9 @@ async fn listen<R: Runtime>(runtime: &R, urls: &[Url]) -> Result<Vec<R::Listener
             error: match error.kind() {
                 std::io::ErrorKind::AddrInUse => "address already in use".to_owned(),
                 std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-                std::io::ErrorKind::AddrNotAvailable => "cannot assign requested address".to_owned(),
+                std::io::ErrorKind::AddrNotAvailable => {
+                    "cannot assign requested address".to_owned()
+                }
                 _ => error.to_string(),
             },
         })?;
@@ -383,14 +394,14 @@ async fn boot<R: Runtime>(
     } else {
         info!("Initialize and start etcd server");
         let founding = founding(config, runtime, tls).await?;
-        bootstrap::found(runtime, places, &founding)?;
+        bootstrap::found(runtime, places, &founding, LogOptions::default())?;
         info!(
             cluster_id = hex(founding.cluster_id.0),
             local_member_id = hex(founding.id.0),
             "starting local member"
         );
     }
-    Ok(bootstrap::boot(runtime, places, lock)?)
+    Ok(bootstrap::boot(runtime, places, lock, LogOptions::default())?)
 }
 
 /// Decides who a member without a disk is: a founder, or one that joins.
@@ -400,7 +411,7 @@ async fn founding<R: Runtime>(
     tls: &Certificates,
 ) -> Result<Founding, StartError> {
     config.check_bootstrap(&BTreeMap::new()).map_err(StartError::Bootstrap)?;
-    let (ids, cluster_id) = config.initial_ids();
+    let (ids, _) = config.initial_ids();
     let founders: Vec<Member> = config
         .initial_cluster
         .iter()
@@ -421,10 +432,12 @@ async fn founding<R: Runtime>(
                     own.0
                 )));
             }
-            // The names reach the members' table when each publishes itself, as in etcd.
-            let founders =
-                founders.into_iter().map(|m| Member::new(m.id, m.peer_urls)).collect();
-            Ok(Founding { id: own, cluster_id, founders })
+            let named: Vec<(String, Vec<String>)> =
+                founders.into_iter().map(|member| (member.name, member.peer_urls)).collect();
+            let token = &config.initial_cluster_token;
+            let (cluster_id, _, entries) =
+                bootstrap_entries(&named, token).map_err(StartError::Bootstrap)?;
+            Ok(Founding { id: own, cluster_id, entries })
         }
         ClusterState::Existing => {
             let Some((cluster_id, members)) = remote else {
@@ -456,7 +469,7 @@ async fn founding<R: Runtime>(
                     id.0
                 )));
             }
-            Ok(Founding { id, cluster_id, founders: Vec::new() })
+            Ok(Founding { id, cluster_id, entries: Vec::new() })
         }
     }
 }
@@ -480,7 +493,11 @@ async fn ask_others<'m, R: Runtime>(
                 return Some((ClusterId(found.cluster_id), members.collect()));
             }
             Err(status) => {
-                tracing::debug!(url, error = status.message(), "no cluster information from a peer");
+                tracing::debug!(
+                    url,
+                    error = status.message(),
+                    "no cluster information from a peer"
+                );
             }
         }
     }
@@ -495,6 +512,7 @@ struct Assembled<R: Runtime> {
     transport: GrpcTransport<R>,
     inbox: Arc<dyn Inbox>,
     lock: crate::runtime::Lock,
+    stores: std::path::PathBuf,
 }
 
 fn assemble<R: Runtime>(
@@ -502,6 +520,7 @@ fn assemble<R: Runtime>(
     runtime: &R,
     booted: Booted<R>,
     tls: &Certificates,
+    stores: std::path::PathBuf,
 ) -> Result<(Assembled<R>, Driver<R, GrpcTransport<R>>), StartError> {
     let Booted { id, cluster_id, boot, store_id, log, machine, restored, lock } = booted;
     let (events, mailbox) = mpsc::unbounded_channel();
@@ -519,7 +538,10 @@ fn assemble<R: Runtime>(
     };
     let transport = GrpcTransport::new(runtime.clone(), own, tls.dial.clone(), inbox.clone());
     transport.set_peers(crate::server::peer_addresses(&reader.members(), id));
-    let hub = Arc::new(Mutex::new(Hub::new(reader.clone(), config.watch_progress_notify_interval)));
+    let behind = Arc::new(Notify::new());
+    let hub = Hub::new(reader.store().revision(), HubOptions::default(), behind.clone());
+    let hub = Arc::new(Mutex::new(hub));
+    start_catching_up(runtime, &hub, &reader, behind);
     let (status, published) = watch::channel(NodeStatus::new(machine.applied()));
     let limits = Limits {
         request_bytes_max: config.max_request_bytes,
@@ -552,7 +574,7 @@ fn assemble<R: Runtime>(
         transport.clone(),
         machine,
         restored,
-        log,
+        (log, stores.clone()),
         hub.clone(),
         (events.clone(), mailbox),
         status,
@@ -570,7 +592,45 @@ fn assemble<R: Runtime>(
         clock: Arc::new(RuntimeClock(runtime.clone())),
     };
     let handle = Handle { shared: Arc::new(shared) };
-    Ok((Assembled { handle, events, status: published, transport, inbox, lock }, driver))
+    let member = Assembled { handle, events, status: published, transport, inbox, lock, stores };
+    Ok((member, driver))
+}
+
+/// Keeps bringing watchers that are behind up to date.
+fn start_catching_up<R: Runtime>(
+    runtime: &R,
+    hub: &Arc<Mutex<Hub>>,
+    reader: &crate::machine::Reader,
+    behind: Arc<Notify>,
+) {
+    let (hub, reader, clock) = (Arc::downgrade(hub), reader.clone(), runtime.clone());
+    let task = async move {
+        loop {
+            behind.notified().await;
+            loop {
+                // The hub is gone with the member.
+                let Some(hub) = hub.upgrade() else { return };
+                if !catch_up(&hub, |from| read_past(&reader, from)) {
+                    break;
+                }
+                // Others have their turn between two pieces of history.
+                clock.sleep(Duration::ZERO).await;
+            }
+        }
+    };
+    drop(runtime.spawn(Lane::Serve, "watch catch-up", task));
+}
+
+fn read_past(
+    reader: &crate::machine::Reader,
+    from: Revision,
+) -> Result<crate::watch::Past, Revision> {
+    match reader.store().history(from, crate::mvcc::Budget::default()) {
+        Ok(batch) => Ok(crate::watch::Past { revisions: batch.revisions, next: batch.next }),
+        Err(Refusal::Compacted(revision)) => Err(revision),
+        // Damage: the store has told the driver, and the member is stopping.
+        Err(_) => Ok(crate::watch::Past { revisions: Vec::new(), next: from.next() }),
+    }
 }
 
 /// Publishes this member's name, URLs and store through the log, and the cluster's version once.
@@ -596,12 +656,9 @@ async fn publish(config: &Config, handle: &Handle, store_id: u64) {
             }
         }
     }
-    info!(
-        local_member_id = hex(member.0),
-        "published local member to cluster through raft"
-    );
+    info!(local_member_id = hex(member.0), "published local member to cluster through raft");
     if handle.reader().members().version().is_none() {
-        let version = Version::current().to_string();
+        let version = CLUSTER_VERSION.to_string();
         // Another member may have been first; the version is the same.
         if handle.propose(Op::ClusterVersionSet { version: version.clone() }).await.is_ok() {
             info!(cluster_version = version, "set initial cluster version");
@@ -640,8 +697,8 @@ fn client_service<R: Runtime>(
     let lease = pb::lease_server::LeaseServer::new(api.clone()).max_decoding_message_size(most);
     let cluster =
         pb::cluster_server::ClusterServer::new(api.clone()).max_decoding_message_size(most);
-    let maintenance = pb::maintenance_server::MaintenanceServer::new(api.clone())
-        .max_decoding_message_size(most);
+    let maintenance =
+        pb::maintenance_server::MaintenanceServer::new(api.clone()).max_decoding_message_size(most);
     let health = crate::proto::health::health_server::HealthServer::new(api);
     let routes = tonic::service::Routes::new(kv)
         .add_service(watch)
@@ -664,6 +721,7 @@ fn peer_service<R: Runtime>(
         member.transport.clone(),
         member.inbox.clone(),
         member.events.clone(),
+        member.stores.clone(),
     );
     let peer = crate::proto::internal::peer_server::PeerServer::new(service)
         .max_decoding_message_size(crate::transport::grpc::PEER_MESSAGE_BYTES_MAX)

@@ -27,12 +27,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use mainstay::runtime::{Disk, DiskFile, Lock, OpenHow};
-use tokio::sync::Notify;
 
 use crate::rng::Rng;
+use crate::trace::{Trace, lock};
 
 const SECTOR: usize = 512;
 
@@ -52,7 +52,7 @@ pub enum Persistence {
 }
 
 /// What was seen on a disk, for the table of faults that really fired.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Calls that wrote, synced or renamed.
     pub operations: u64,
@@ -70,6 +70,26 @@ pub struct Counters {
     pub errors: u64,
     /// Bits flipped.
     pub flips: u64,
+    /// Calls of LMDB that were caught.
+    pub engine: u64,
+    /// Processes that died in the middle of a disk call.
+    pub crashes: u64,
+}
+
+impl Counters {
+    /// Adds another disk's.
+    pub fn add(&mut self, other: &Self) {
+        self.operations += other.operations;
+        self.syncs += other.syncs;
+        self.power_losses += other.power_losses;
+        self.lost_writes += other.lost_writes;
+        self.lost_names += other.lost_names;
+        self.full += other.full;
+        self.errors += other.errors;
+        self.flips += other.flips;
+        self.engine += other.engine;
+        self.crashes += other.crashes;
+    }
 }
 
 /// One machine's disk, shared by all processes that ever ran on it.
@@ -80,9 +100,13 @@ pub struct HostDisk {
     /// the next process boots, so while one runs they are its own.
     running: AtomicBool,
     state: Mutex<State>,
-    /// Told when the process has to die in the middle of an operation.
-    pub crashed: Notify,
+    /// Called when the process dies in the middle of an operation: its network must fall silent in
+    /// the same instant, or it could still tell others of what it did not do.
+    on_crash: Mutex<Option<OnCrash>>,
+    trace: Trace,
 }
+
+type OnCrash = Box<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -112,6 +136,9 @@ struct Undo {
     after: Vec<u8>,
     len_before: u64,
     len_after: u64,
+    /// Written through a descriptor that syncs each write: kept whatever happens, but remembered,
+    /// because what is rolled back may lie beneath it.
+    durable: bool,
 }
 
 enum NameOp {
@@ -133,24 +160,21 @@ struct Owner {
     tracked: Arc<Mutex<Tracked>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no holder of this lock panics while it holds it")
-}
-
 fn gone() -> io::Error {
     io::Error::other("the process that opened this is dead")
 }
 
 impl HostDisk {
     /// Creates an empty disk in a real directory, which must exist and be empty.
-    pub fn new(root: PathBuf) -> Arc<Self> {
+    pub fn new(root: PathBuf, trace: Trace) -> Arc<Self> {
         crate::intercept::install();
         let disk = Arc::new(Self {
             root,
             epoch: AtomicU64::new(0),
             running: AtomicBool::new(false),
             state: Mutex::new(State::default()),
-            crashed: Notify::new(),
+            on_crash: Mutex::new(None),
+            trace,
         });
         lock(&ROOTS).push(disk.clone());
         disk
@@ -168,6 +192,8 @@ impl HostDisk {
         let mut state = lock(&self.state);
         state.locks.clear();
         state.crash_in = None;
+        (state.fail, state.fail_sync) = (0, false);
+        drop(state);
         SimDisk { host: self.clone(), epoch }
     }
 
@@ -177,9 +203,26 @@ impl HostDisk {
         self.running.store(false, Ordering::SeqCst);
     }
 
+    /// Says what else has to happen in the instant in which [`HostDisk::crash_in`] strikes.
+    pub fn on_crash(&self, act: impl Fn() + Send + Sync + 'static) {
+        *lock(&self.on_crash) = Some(Box::new(act));
+    }
+
     /// Lets the process die in its `n`-th disk operation from now on, before it takes effect.
     pub fn crash_in(&self, n: u64) {
-        lock(&self.state).crash_in = Some(n);
+        lock(&self.state).crash_in = Some(n.max(1));
+    }
+
+    /// Lets the process die now, in the middle of whatever it does.
+    pub fn crash(&self) {
+        self.freeze();
+        let mut state = lock(&self.state);
+        state.crash_in = None;
+        state.counters.crashes += 1;
+        drop(state);
+        if let Some(act) = &*lock(&self.on_crash) {
+            act();
+        }
     }
 
     /// Fills the disk or empties it.
@@ -244,6 +287,7 @@ impl HostDisk {
             lock(&TRACKED).remove(&id);
         }
         state.names.clear();
+        let _ = std::fs::remove_dir_all(self.root.with_extension("trash"));
         for entry in std::fs::read_dir(&self.root).into_iter().flatten().flatten() {
             let _ = std::fs::remove_dir_all(entry.path());
             let _ = std::fs::remove_file(entry.path());
@@ -263,6 +307,16 @@ impl HostDisk {
         self.epoch.load(Ordering::SeqCst) == epoch
     }
 
+    /// Refuses what needs room on a full disk.
+    fn needs_room(&self) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        if !state.full {
+            return Ok(());
+        }
+        state.counters.full += 1;
+        Err(io::Error::from_raw_os_error(libc::ENOSPC))
+    }
+
     /// Counts an operation of a process and says whether it happens at all.
     fn operation(&self, epoch: u64, writes: bool) -> io::Result<()> {
         if !self.alive(epoch) {
@@ -273,16 +327,10 @@ impl HostDisk {
         if let Some(left) = state.crash_in.as_mut() {
             *left = left.saturating_sub(1);
             if *left == 0 {
-                state.crash_in = None;
                 drop(state);
-                self.freeze();
-                self.crashed.notify_one();
+                self.crash();
                 return Err(gone());
             }
-        }
-        if writes && state.full {
-            state.counters.full += 1;
-            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
         if writes && state.fail > 0 {
             state.fail -= 1;
@@ -294,6 +342,7 @@ impl HostDisk {
 
     fn syncs(&self, epoch: u64) -> io::Result<()> {
         self.operation(epoch, false)?;
+        self.trace.note("sync", [self.machine(), 0, 0]);
         let mut state = lock(&self.state);
         state.counters.syncs += 1;
         if std::mem::take(&mut state.fail_sync) {
@@ -317,6 +366,12 @@ impl HostDisk {
         Ok(owner)
     }
 
+    /// A number for the trace that is the same in every process.
+    fn machine(&self) -> u64 {
+        let name = self.root.file_name().unwrap_or_default();
+        name.as_encoded_bytes().iter().fold(0, |n, b| n * 31 + u64::from(*b))
+    }
+
     fn trash(&self, state: &mut State) -> PathBuf {
         state.trash += 1;
         let dir = self.root.with_extension("trash");
@@ -326,7 +381,12 @@ impl HostDisk {
 }
 
 impl Tracked {
-    fn note(&mut self, file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
+    fn note(&mut self, offset: u64, data: &[u8], durable: bool) -> io::Result<()> {
+        if durable && self.undo.is_empty() {
+            return Ok(());
+        }
+        // NB: not through the caller's descriptor, which may be open for writing only (LMDB's meta pages).
+        let file = self.file.as_ref().expect("a tracked file is open from the beginning");
         let len_before = file.metadata()?.len();
         let mut before = vec![0; data.len()];
         let mut have = 0;
@@ -337,7 +397,7 @@ impl Tracked {
             }
         }
         let len_after = len_before.max(offset + data.len() as u64);
-        self.undo.push(Undo { offset, before, after: data.to_vec(), len_before, len_after });
+        self.undo.push(Undo { offset, before, after: data.to_vec(), len_before, len_after, durable });
         Ok(())
     }
 
@@ -353,32 +413,46 @@ impl Tracked {
             Persistence::Prefix => rng.index(undo.len() + 1),
             _ => undo.len(),
         };
-        let mut lost = (undo.len() - keep) as u64;
-        for write in &undo[..keep] {
-            match model {
-                Persistence::Subset if rng.below(2) == 0 => lost += 1,
-                Persistence::Torn => {
-                    let mut whole = true;
-                    for (i, sector) in write.after.chunks(SECTOR).enumerate() {
-                        if rng.below(3) == 0 {
-                            whole = false;
-                            continue;
-                        }
-                        let _ = file.write_all_at(sector, write.offset + (i * SECTOR) as u64);
-                    }
-                    if write.after.is_empty() {
-                        let _ = file.set_len(write.len_after);
-                    }
-                    lost += u64::from(!whole);
-                }
-                _ => {
-                    let _ = file.write_all_at(&write.after, write.offset);
-                    let _ = file.set_len(write.len_after);
+        let mut lost = 0;
+        for (i, write) in undo.iter().enumerate() {
+            if write.durable {
+                let _ = file.write_all_at(&write.after, write.offset);
+                continue;
+            }
+            if i >= keep || (model == Persistence::Subset && rng.below(2) == 0) {
+                lost += 1;
+                continue;
+            }
+            if model != Persistence::Torn || write.after.is_empty() {
+                let _ = file.write_all_at(&write.after, write.offset);
+                let _ = file.set_len(write.len_after);
+                continue;
+            }
+            let mut whole = true;
+            for (offset, sector) in sectors(write.offset, &write.after) {
+                if rng.below(3) == 0 {
+                    whole = false;
+                } else {
+                    let _ = file.write_all_at(sector, offset);
                 }
             }
+            lost += u64::from(!whole);
         }
         lost
     }
+}
+
+/// Cuts a write where the disk's sectors end.
+fn sectors(mut offset: u64, mut data: &[u8]) -> Vec<(u64, &[u8])> {
+    let mut parts = Vec::new();
+    while !data.is_empty() {
+        let room = SECTOR - usize::try_from(offset % SECTOR as u64).expect("less than a sector");
+        let (part, rest) = data.split_at(room.min(data.len()));
+        parts.push((offset, part));
+        offset += part.len() as u64;
+        data = rest;
+    }
+    parts
 }
 
 impl NameOp {
@@ -437,6 +511,11 @@ impl Drop for Held {
 }
 
 impl SimDisk {
+    /// Returns the disk itself, as the nemesis sees it.
+    pub fn host(&self) -> &Arc<HostDisk> {
+        &self.host
+    }
+
     /// Says whether the process is still alive.
     pub fn alive(&self) -> bool {
         self.host.alive(self.epoch)
@@ -449,6 +528,9 @@ impl Disk for SimDisk {
     fn open(&self, path: &Path, how: OpenHow) -> io::Result<SimFile> {
         self.host.operation(self.epoch, matches!(how, OpenHow::Create | OpenHow::CreateNew))?;
         let fresh = !path.exists();
+        if fresh && matches!(how, OpenHow::Create | OpenHow::CreateNew) {
+            self.host.needs_room()?;
+        }
         let file = match how {
             OpenHow::Read => File::open(path)?,
             OpenHow::Write => File::options().read(true).write(true).open(path)?,
@@ -512,6 +594,9 @@ impl Disk for SimDisk {
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         self.host.operation(self.epoch, true)?;
+        if !path.exists() {
+            self.host.needs_room()?;
+        }
         let mut missing = Vec::new();
         let mut at = path;
         while !at.exists() {
@@ -594,10 +679,13 @@ impl Owner {
 
     fn write(&self, file: &File, buf: &[u8], offset: u64, durable: bool) -> io::Result<()> {
         self.host.operation(self.epoch, true)?;
-        let mut tracked = lock(&self.tracked);
-        if !durable {
-            tracked.note(file, offset, buf)?;
+        self.host.trace.note("write", [self.host.machine(), offset, buf.len() as u64]);
+        // A full disk still takes what overwrites.
+        if offset + buf.len() as u64 > file.metadata()?.len() {
+            self.host.needs_room()?;
         }
+        let mut tracked = lock(&self.tracked);
+        tracked.note(offset, buf, durable)?;
         file.write_all_at(buf, offset)
     }
 
@@ -609,8 +697,12 @@ impl Owner {
 
     fn resize(&self, file: &File, len: u64) -> io::Result<()> {
         self.host.operation(self.epoch, true)?;
-        let mut tracked = lock(&self.tracked);
+        self.host.trace.note("resize", [self.host.machine(), len, 0]);
         let old = file.metadata()?.len();
+        if len > old {
+            self.host.needs_room()?;
+        }
+        let mut tracked = lock(&self.tracked);
         let mut before = Vec::new();
         if len < old {
             before.resize(usize::try_from(old - len).expect("a simulated file fits in memory"), 0);
@@ -623,6 +715,7 @@ impl Owner {
             after: Vec::new(),
             len_before: old,
             len_after: len,
+            durable: false,
         });
         file.set_len(len)
     }
@@ -653,6 +746,7 @@ fn caught(fd: i32, act: impl FnOnce(&Owner, &File) -> io::Result<()>) -> Caught 
     if !owner.host.running.load(Ordering::SeqCst) {
         return Caught::Done(Err(gone()));
     }
+    lock(&owner.host.state).counters.engine += 1;
     let epoch = owner.host.epoch.load(Ordering::SeqCst);
     Caught::Done(act(&Owner { epoch, ..owner }, &file))
 }
@@ -660,6 +754,10 @@ fn caught(fd: i32, act: impl FnOnce(&Owner, &File) -> io::Result<()>) -> Caught 
 /// Starts to track a file that LMDB opened by itself, if it lies on a simulated disk.
 fn adopt(fd: i32) -> Option<Owner> {
     let path = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
+    // LMDB's table of readers means nothing to the next process: it is made anew.
+    if path.file_name().is_some_and(|name| name == "lock.mdb") {
+        return None;
+    }
     let host = lock(&ROOTS).iter().find(|disk| path.starts_with(&disk.root)).cloned()?;
     let file = File::options().read(true).write(true).open(path).ok()?;
     let epoch = host.epoch.load(Ordering::SeqCst);
@@ -688,3 +786,6 @@ pub(crate) fn caught_sync(fd: i32) -> Caught {
 pub(crate) fn caught_resize(fd: i32, len: u64) -> Caught {
     caught(fd, |owner, file| owner.resize(file, len))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,59 @@
 //! The deterministic cluster: a seed in, a verdict out.
+//!
+//! Two levels run here. At level 0 ([`storm`]) the bare Raft core is in a discrete-event loop of its
+//! own. At level 1 whole production servers run: entered through their own `start`, on the
+//! real LMDB, speaking real gRPC bytes, on a runtime whose every delay, loss and crash one seed decides.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`plan`] | everything the seed decides beforehand |
+//! | [`runtime`], [`network`], [`disk`], [`time`] | the simulated powers |
+//! | [`world`] | machines and the processes on them |
+//! | [`workload`] | clients, and the history they record |
+//! | [`nemesis`] | what goes wrong |
+//! | [`run`] | rough time, healing, demands, judgement |
+//! | [`invariants`] | what must hold, beside what `jepsen/checker` judges |
+//!
+//! Determinism: each run has a fresh thread and its own simulation; all randomness is drawn from
+//! the seed; [`trace`] hashes every packet, disk call and client operation, so that two runs can be compared.
 
+#[cfg(madsim)]
+pub mod admin;
 #[cfg(madsim)]
 pub mod disk;
 #[cfg(madsim)]
 mod intercept;
 #[cfg(madsim)]
+pub mod invariants;
+#[cfg(madsim)]
+pub mod logs;
+#[cfg(madsim)]
+pub mod nemesis;
+#[cfg(madsim)]
 pub mod network;
+#[cfg(madsim)]
+pub mod plan;
 pub mod rng;
 #[cfg(madsim)]
+pub mod run;
+#[cfg(madsim)]
 pub mod runtime;
+pub mod storm;
+#[cfg(madsim)]
+pub mod time;
+#[cfg(madsim)]
+pub mod trace;
+#[cfg(madsim)]
+mod verdict;
+#[cfg(madsim)]
+pub mod workload;
+#[cfg(madsim)]
+pub mod world;
+
+/// Makes an empty directory for a run's disks, in memory where the system offers that.
+pub fn temporary_dir() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    let named = tempfile::Builder::new().prefix("mainstay-sim-").to_owned();
+    let made = if memory.is_dir() { named.tempdir_in(memory) } else { named.tempdir() };
+    made.expect("the simulated disks need a place for their files")
+}

@@ -2,15 +2,17 @@
 //!
 //! One [`SimRuntime`] is one process on one machine. Its tasks belong to the machine's madsim node, so
 //! that killing the node ends them all. Its clock is the simulation's, bent by the machine's
-//! [`ClockParams`]: an offset that may jump (wall clock) and a rate (both clocks). Workers are tasks
-//! that run each job after a delay drawn from the machine's [`DiskParams`]; a job itself takes no
-//! simulated time, so what a crash can cut in two is decided by the disk's operation counter.
+//! [`ClockParams`]: an offset that may jump (wall clock) and a rate (both clocks, fixed for a
+//! process's life). Workers are tasks that run each job after a delay drawn from the machine's
+//! [`DiskParams`]; a job itself takes no simulated time, so what a crash can cut in two is decided by
+//! the disk's operation counter and by crash points.
 //!
 //! Invariant: nothing here asks the real machine for time, randomness or threads.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use madsim::time::TimeHandle;
@@ -18,15 +20,17 @@ use mainstay::runtime::{Address, Instant, Lane, Runtime, TaskHandle, Worker};
 use tokio::sync::mpsc;
 
 use crate::disk::SimDisk;
-use crate::network::{Host, Network, SimListener, SimStream};
+use crate::network::{Port, SimListener, SimStream};
 use crate::rng::Rng;
+use crate::time::Sleep;
+use crate::trace::lock;
 
 /// How a machine's clocks go.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockParams {
     /// The wall clock's distance from the simulation's time, in milliseconds. May change: a jump.
     pub offset_ms: i64,
-    /// How fast both clocks go, in millionths of the right rate.
+    /// How fast both clocks go, in millionths of the right rate. Taken up by the next process.
     pub rate_ppm: u32,
 }
 
@@ -41,61 +45,57 @@ impl Default for ClockParams {
 pub struct DiskParams {
     /// The shortest and longest time of a job.
     pub job: (Duration, Duration),
+    /// Until when, in the simulation's time, no job ends at all.
+    pub stalled_until: Duration,
 }
 
 impl Default for DiskParams {
     fn default() -> Self {
-        Self { job: (Duration::from_micros(200), Duration::from_millis(3)) }
+        let job = (Duration::from_micros(200), Duration::from_millis(3));
+        Self { job, stalled_until: Duration::ZERO }
     }
 }
 
-/// What the nemesis may change on a machine while it runs.
-#[derive(Clone, Copy, Debug, Default)]
+/// What the nemesis may change on a machine while it runs, and what it can see there.
+#[derive(Clone, Debug, Default)]
 pub struct Machine {
     /// Its clocks.
     pub clock: ClockParams,
     /// Its disk's speed.
     pub disk: DiskParams,
+    /// The crash point at which the process is to die, and how many times it may pass before.
+    pub crash_at: Option<(String, u64)>,
+    /// How often each crash point was passed.
+    pub points: BTreeMap<&'static str, u64>,
 }
 
 /// A process's view of its simulated machine. Clones are the same process.
 #[derive(Clone)]
 pub struct SimRuntime {
-    host: Host,
-    network: Network,
+    port: Port,
     disk: SimDisk,
     machine: Arc<Mutex<Machine>>,
     rng: Arc<Mutex<Rng>>,
     time: TimeHandle,
+    rate: u64,
 }
 
 /// The wall clock's start: 2026-01-01, so that certificates and ids look like today's.
 const EPOCH: Duration = Duration::from_secs(1_767_225_600);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no holder of this lock panics while it holds it")
-}
+const RIGHT_RATE: u64 = 1_000_000;
 
 impl SimRuntime {
-    /// Starts a process's view; to be called in a task of the machine's madsim node.
-    pub fn new(
-        host: Host,
-        network: Network,
-        disk: SimDisk,
-        machine: Arc<Mutex<Machine>>,
-        rng: Rng,
-    ) -> Self {
+    /// Starts a process's view; to be called in the run's simulation.
+    pub fn new(port: Port, disk: SimDisk, machine: Arc<Mutex<Machine>>, rng: Rng) -> Self {
+        let rate = u64::from(lock(&machine).clock.rate_ppm.max(1));
         let rng = Arc::new(Mutex::new(rng));
-        Self { host, network, disk, machine, rng, time: TimeHandle::current() }
-    }
-
-    fn rate(&self) -> u64 {
-        u64::from(lock(&self.machine).clock.rate_ppm.max(1))
+        Self { port, disk, machine, rng, time: TimeHandle::current(), rate }
     }
 }
 
 fn scale(d: Duration, by: u64, of: u64) -> Duration {
-    let ns = d.as_nanos() * u128::from(by) / u128::from(of.max(1));
+    let ns = d.as_nanos() * u128::from(by) / u128::from(of);
     Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
 }
 
@@ -105,20 +105,17 @@ impl Runtime for SimRuntime {
     type Disk = SimDisk;
 
     fn now(&self) -> Instant {
-        // NB: the rate is fixed for a process's life, or this clock would go back when it changes.
-        Instant(scale(self.time.elapsed(), self.rate(), 1_000_000))
+        Instant(scale(self.time.elapsed(), self.rate, RIGHT_RATE))
     }
 
     fn wall(&self) -> Duration {
-        let clock = lock(&self.machine).clock;
-        let shifted = (EPOCH + self.time.elapsed()).as_millis();
-        let shifted = i64::try_from(shifted).unwrap_or(i64::MAX) + clock.offset_ms;
+        let shifted = i64::try_from((EPOCH + self.now().0).as_millis()).unwrap_or(i64::MAX);
+        let shifted = shifted.saturating_add(lock(&self.machine).clock.offset_ms);
         Duration::from_millis(u64::try_from(shifted).unwrap_or(0))
     }
 
     fn sleep(&self, d: Duration) -> impl Future<Output = ()> + Send + 'static {
-        let d = scale(d, 1_000_000, self.rate());
-        self.time.sleep(d)
+        Sleep::new(&self.time, scale(d, RIGHT_RATE, self.rate))
     }
 
     fn random_u64(&self) -> u64 {
@@ -144,7 +141,15 @@ impl Runtime for SimRuntime {
             while let Some(job) = jobs.recv().await {
                 let (low, high) = lock(&runtime.machine).disk.job;
                 let delay = lock(&runtime.rng).duration(low, high);
-                runtime.time.sleep(delay).await;
+                Sleep::new(&runtime.time, delay).await;
+                loop {
+                    let stalled_until = lock(&runtime.machine).disk.stalled_until;
+                    let now = runtime.time.elapsed();
+                    if stalled_until <= now {
+                        break;
+                    }
+                    Sleep::new(&runtime.time, stalled_until - now).await;
+                }
                 job();
             }
         }));
@@ -156,14 +161,14 @@ impl Runtime for SimRuntime {
 
     async fn listen(&self, at: &Address) -> io::Result<SimListener> {
         match at {
-            Address::Tcp { port, .. } => self.network.listen(self.host, *port),
+            Address::Tcp { port, .. } => self.port.listen(*port),
             Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
     async fn connect(&self, to: &Address) -> io::Result<SimStream> {
         match to {
-            Address::Tcp { host, port } => self.network.connect(self.host, host, *port).await,
+            Address::Tcp { host, port } => self.port.connect(host, *port).await,
             Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -172,5 +177,19 @@ impl Runtime for SimRuntime {
         self.disk.clone()
     }
 
-    fn crash_point(&self, _name: &'static str) {}
+    fn crash_point(&self, name: &'static str) {
+        let mut machine = lock(&self.machine);
+        *machine.points.entry(name).or_default() += 1;
+        let Some((at, left)) = &mut machine.crash_at else { return };
+        if at != name {
+            return;
+        }
+        if *left > 0 {
+            *left -= 1;
+            return;
+        }
+        machine.crash_at = None;
+        drop(machine);
+        self.disk.host().crash();
+    }
 }

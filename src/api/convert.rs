@@ -41,7 +41,7 @@ pub fn range(request: pb::RangeRequest) -> Checked<Range> {
         _ => return refuse(&Refusal::InvalidSort),
     };
     Ok(Range {
-        range: KeyRange::new(request.key, request.range_end),
+        range: KeyRange::from_wire(request.key, request.range_end),
         revision: request.revision,
         limit: request.limit,
         sort: (order, target),
@@ -81,7 +81,7 @@ pub fn delete_range(request: pb::DeleteRangeRequest) -> Checked<DeleteRange> {
         return refuse(&Refusal::KeyNotProvided);
     }
     Ok(DeleteRange {
-        range: KeyRange::new(request.key, request.range_end),
+        range: KeyRange::from_wire(request.key, request.range_end),
         prev_kv: request.prev_kv,
     })
 }
@@ -211,7 +211,7 @@ fn compare(compare: pb::Compare) -> Compare {
         Some(TargetUnion::Lease(v)) => Operand::Lease(v),
     };
     Compare {
-        range: KeyRange::new(compare.key, compare.range_end),
+        range: KeyRange::from_wire(compare.key, compare.range_end),
         result: match compare.result {
             0 => CompareResult::Equal,
             1 => CompareResult::Greater,

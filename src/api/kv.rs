@@ -13,7 +13,9 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use super::status::refused;
 use super::{Api, Kind, fail};
-use crate::command::{Op, Outcome, Range, Refusal, SortOrder, SortTarget, Txn, TxnOp};
+use crate::command::{
+    KeyRange, Op, Outcome, Range, RangeEnd, Refusal, SortOrder, SortTarget, Txn, TxnOp,
+};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::kv_server::Kv;
 use crate::server::ServeError;
@@ -75,7 +77,8 @@ impl Kv for Api {
         self.read(range, serializable).await.map(Response::new)
     }
 
-    type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<pb::RangeStreamResponse, Status>> + Send>>;
+    type RangeStreamStream =
+        Pin<Box<dyn Stream<Item = Result<pb::RangeStreamResponse, Status>> + Send>>;
 
     async fn range_stream(
         &self,
@@ -99,11 +102,14 @@ impl Kv for Api {
         }
         let (chunks, stream) = mpsc::channel(2);
         let api = self.clone();
-        self.handle.clock().spawn("range stream", Box::pin(async move {
-            if let Err(status) = api.stream_range(range, &chunks).await {
-                let _ = chunks.send(Err(status)).await;
-            }
-        }));
+        self.handle.clock().spawn(
+            "range stream",
+            Box::pin(async move {
+                if let Err(status) = api.stream_range(range, &chunks).await {
+                    let _ = chunks.send(Err(status)).await;
+                }
+            }),
+        );
         Ok(Response::new(Box::pin(super::watch::Receiver(stream))))
     }
 
@@ -185,6 +191,15 @@ impl Kv for Api {
     }
 }
 
+/// The part of a range that comes after a key: it begins with the key's immediate successor.
+fn behind(range: &KeyRange, key: &[u8]) -> KeyRange {
+    let start: Bytes = [key, &[0]].concat().into();
+    match range {
+        KeyRange::One(_) => KeyRange::Span { start: start.clone(), end: RangeEnd::Before(start) },
+        KeyRange::Span { end, .. } => KeyRange::Span { start, end: end.clone() },
+    }
+}
+
 type Chunks = mpsc::Sender<Result<pb::RangeStreamResponse, Status>>;
 
 fn chunk(response: pb::RangeResponse) -> pb::RangeStreamResponse {
@@ -237,14 +252,14 @@ impl Api {
             } else if bytes > bytes_max * 2 {
                 take = (take / 2).max(1);
             }
-            rest = rest.after(&last_key.expect("a page with more to come has a last key"));
+            rest = behind(&rest, &last_key.expect("a page with more to come has a last key"));
         }
     }
 
     /// Refuses a write that costs `bytes` when the store has reached its quota, and raises the alarm.
     pub(super) async fn within_quota(&self, bytes: u64) -> Result<(), Status> {
         let Some(quota) = self.handle.limits().quota_bytes else { return Ok(()) };
-        if bytes == 0 || self.handle.reader().used_bytes() + bytes < quota {
+        if bytes == 0 || self.handle.reader().store().storage().used_bytes() + bytes < quota {
             return Ok(());
         }
         tracing::warn!(quota, "message exceeded backend quota; raising alarm");

@@ -15,7 +15,7 @@ use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 use crate::types::NodeId;
 
 /// The version that this server speaks as.
-pub const SERVER_VERSION: &str = "3.7.1";
+pub const SERVER_VERSION: &str = crate::config::ETCD_VERSION;
 
 /// The quota that etcd reports when none is configured.
 const DEFAULT_QUOTA_BYTES: i64 = 2_147_483_648;
@@ -67,20 +67,20 @@ impl Maintenance for Api {
         if status.leader.is_none() {
             errors.push("etcdserver: no leader".to_owned());
         }
-        errors.extend(reader.alarms().into_iter().map(|(member, alarm)| alarm_text(member, alarm)));
+        errors.extend(reader.alarms().into_iter().map(|a| alarm_text(a.member, a.kind)));
         let bytes = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         let quota = self.handle.limits().quota_configured;
         let version = reader.members().version();
         Ok(Response::new(pb::StatusResponse {
             header: self.header_now(),
             version: SERVER_VERSION.to_owned(),
-            db_size: bytes(reader.file_bytes()),
+            db_size: bytes(reader.store().storage().file_bytes()),
             leader: status.leader.map_or(0, |leader| leader.0),
             raft_index: status.commit.0,
             raft_term: status.term.0,
             raft_applied_index: status.applied.index.0,
             errors,
-            db_size_in_use: bytes(reader.used_bytes()),
+            db_size_in_use: bytes(reader.store().storage().used_bytes()),
             is_learner: status.is_learner,
             storage_version: version.map(|v| v.to_string()).unwrap_or_default(),
             db_size_quota: if quota == 0 { DEFAULT_QUOTA_BYTES } else { quota },

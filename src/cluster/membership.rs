@@ -114,14 +114,16 @@ impl Membership {
         Some(())
     }
 
+    /// Names the cluster, once.
+    pub fn set_cluster_id(&mut self, id: ClusterId) {
+        assert!(self.cluster_id.0 == 0, "cluster {} is renamed to {id}", self.cluster_id);
+        self.cluster_id = id;
+    }
+
     /// Returns the row that names the cluster; written once, with the first entry.
     pub fn cluster_row(&self) -> Write {
         let value = Bytes::copy_from_slice(&self.cluster_id.0.to_be_bytes());
-        Write {
-            table: Table::Cluster,
-            key: Bytes::from_static(ROW_CLUSTER_ID),
-            value: Some(value),
-        }
+        Write { table: Table::Cluster, key: Bytes::from_static(ROW_CLUSTER_ID), value: Some(value) }
     }
 
     /// Returns the cluster's id; 0 before the first entry.

@@ -137,8 +137,12 @@ impl Op {
             | Self::KeyspaceHashAsk { .. }
             | Self::KeyspaceHashReport { .. } => {
                 let command = self.to_extension();
-                request.mainstay =
-                    Some(internal::Extension { origin: None, command: Some(command) });
+                let command_number = command_number(&command);
+                request.mainstay = Some(internal::Extension {
+                    origin: None,
+                    command_number,
+                    command: Some(command),
+                });
             }
         }
     }
@@ -272,6 +276,19 @@ impl Op {
                 hash: report.hash,
             },
         }
+    }
+}
+
+/// Returns the field that carries a command: beside it, so that a reader who does not know the field
+/// notices that there is one.
+fn command_number(command: &extension::Command) -> u32 {
+    use extension::Command as Ours;
+    match command {
+        Ours::LeaseRevokeIf(_) => 10,
+        Ours::LeaseCheckpointIf(_) => 11,
+        Ours::KeyspaceHashAsk(_) => 12,
+        Ours::KeyspaceHashReport(_) => 13,
+        Ours::MemberStoreSet(_) => 14,
     }
 }
 

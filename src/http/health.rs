@@ -57,8 +57,8 @@ pub(super) async fn health(
 }
 
 async fn unhealthy(handle: &Handle, serializable: bool, exclude: &[&str]) -> Option<String> {
-    for (_, alarm) in handle.reader().alarms() {
-        let name = match AlarmType::try_from(alarm) {
+    for alarm in handle.reader().alarms() {
+        let name = match AlarmType::try_from(alarm.kind) {
             Ok(AlarmType::Nospace) => "NOSPACE",
             Ok(AlarmType::Corrupt) => "CORRUPT",
             _ => "UNKNOWN",
@@ -108,7 +108,7 @@ async fn run(handle: &Handle, check: Check) -> Result<(), String> {
     match check {
         Check::DataCorruption => {
             let corrupt = AlarmType::Corrupt as i32;
-            let alarmed = handle.reader().alarms().iter().any(|(_, alarm)| *alarm == corrupt);
+            let alarmed = handle.reader().has_alarm(corrupt);
             if alarmed { Err("alarm activated: CORRUPT".to_owned()) } else { Ok(()) }
         }
         Check::SerializableRead => read_one_key(handle, true).await,

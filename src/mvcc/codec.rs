@@ -65,7 +65,7 @@ pub(super) struct Chain {
 pub(super) type Anchors = Vec<RowId>;
 
 /// Counts the levels that a row of this depth is an anchor on; the first row of a key is none.
-fn levels_of(depth: u64) -> usize {
+pub(super) fn levels_of(depth: u64) -> usize {
     if depth == 0 {
         return 0;
     }
@@ -587,7 +587,7 @@ mod tests {
         let (stored, _) = encode_row(id, false, prev, &chain, &kv, &mut BytesMut::new());
         assert_eq!(
             format!("{:02x?}", &stored[..]).replace(", ", ""),
-            "[73f3db57020102000".to_owned() + "00a016b100218ac0220022a01763007]"
+            "[75261dcd020102000".to_owned() + "00a016b100218ac0220022a01763007]"
         );
     }
 }

@@ -154,6 +154,11 @@ impl Store {
         Hold { inner: self.inner.clone() }
     }
 
+    /// Tells whether there is a compaction whose rows are not all gone.
+    pub fn scrub_pending(&self) -> bool {
+        !self.inner.scrub().pending.is_empty()
+    }
+
     /// The last compaction whose rows are all gone: what a client that asked for a physical compaction
     /// waits for.
     pub fn scrubbed(&self) -> Option<Revision> {

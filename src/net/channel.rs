@@ -37,7 +37,7 @@ use tower_service::Service;
 
 use super::cork::{Cork, cork};
 use super::glue::{Clock, Tasks};
-use super::serve::Http2;
+use super::options::Http2;
 use super::tls::ClientTls;
 use crate::runtime::{Address, Instant, Lane, Runtime, timeout};
 
@@ -57,7 +57,7 @@ pub struct ChannelOptions {
     /// The longest pause.
     pub backoff_max: Duration,
     /// Told of each change. Called from a serving task: it must not block.
-    pub on_change: Option<Arc<dyn Fn(&Change) + Send + Sync>>,
+    pub on_change: Option<OnChange>,
 }
 
 impl ChannelOptions {
@@ -75,6 +75,9 @@ impl ChannelOptions {
         }
     }
 }
+
+/// Hears of a channel's changes.
+pub type OnChange = Arc<dyn Fn(&Change) + Send + Sync>;
 
 /// A change of a channel's state.
 #[derive(Clone, Debug, PartialEq, Eq)]

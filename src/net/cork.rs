@@ -31,6 +31,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::pings::Pings;
+
 /// Unwritten bytes at which writes begin to wait.
 pub const BUFFER_MAX: usize = 1024 * 1024;
 
@@ -60,6 +62,8 @@ struct Shared<S> {
     dirty: bool,
     failed: Option<io::ErrorKind>,
     released: bool,
+    /// Sees all that passes, on connections where pings are counted.
+    pings: Option<Pings>,
 }
 
 /// Puts a cork on a socket. `ahead` is read before the socket's own bytes.
@@ -71,6 +75,7 @@ pub fn cork<S>(socket: S, ahead: Bytes) -> (Cork<S>, Corked<S>) {
         dirty: false,
         failed: None,
         released: false,
+        pings: None,
     }));
     (Cork(shared.clone()), Corked(shared))
 }
@@ -94,6 +99,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Cork<S> {
     /// When the socket has failed.
     pub async fn emptied(&self) -> io::Result<()> {
         std::future::poll_fn(|cx| lock(&self.0).drain(cx)).await
+    }
+
+    /// Counts pings from now on, which must be before the first byte passes.
+    pub(super) fn count(&self, pings: Pings) {
+        lock(&self.0).pings = Some(pings);
+    }
+
+    /// If the client has pinged too often, queues the last frame it gets, and says so.
+    pub(super) fn pinged_too_often(&self) -> bool {
+        let mut shared = lock(&self.0);
+        let Some(pings) = shared.pings.as_ref().filter(|pings| pings.are_too_many()) else {
+            return false;
+        };
+        let farewell = pings.farewell().unwrap_or_default();
+        shared.unwritten.extend_from_slice(&farewell);
+        shared.pings = None;
+        true
     }
 
     /// Ends the turns: from now on each flush reaches the socket by itself.
@@ -141,6 +163,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shared<S> {
         Poll::Ready(Ok(()))
     }
 
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(pings) = &mut self.pings {
+            pings.on_write(bytes);
+        }
+        self.unwritten.extend_from_slice(bytes);
+    }
+
+    fn on_read(&mut self, bytes: &[u8]) {
+        if let Some(pings) = &mut self.pings {
+            pings.on_read(bytes);
+        }
+    }
+
     fn check(&self) -> io::Result<()> {
         self.failed.map_or(Ok(()), |kind| Err(kind.into()))
     }
@@ -162,7 +197,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Read for Corked<S> {
         let mut shared = lock(&self.0);
         if !shared.ahead.is_empty() {
             let n = shared.ahead.len().min(buf.remaining());
-            buf.put_slice(&shared.ahead.split_to(n));
+            let ahead = shared.ahead.split_to(n);
+            shared.on_read(&ahead);
+            buf.put_slice(&ahead);
             return Poll::Ready(Ok(()));
         }
         // NB: hyper's cursor can't be advanced over bytes it did not see written without `unsafe`,
@@ -171,6 +208,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Read for Corked<S> {
             let room = buf.remaining().min(READ_MAX);
             let mut into = ReadBuf::new(&mut scratch[..room]);
             ready!(Pin::new(&mut shared.socket).poll_read(cx, &mut into))?;
+            shared.on_read(into.filled());
             buf.put_slice(into.filled());
             Poll::Ready(Ok(()))
         })
@@ -185,7 +223,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Corked<S> {
     ) -> Poll<io::Result<usize>> {
         let mut shared = lock(&self.0);
         ready!(shared.make_room(cx))?;
-        shared.unwritten.extend_from_slice(buf);
+        shared.write(buf);
         Poll::Ready(Ok(buf.len()))
     }
 
@@ -198,7 +236,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Corked<S> {
         ready!(shared.make_room(cx))?;
         let mut n = 0;
         for buf in bufs {
-            shared.unwritten.extend_from_slice(buf);
+            shared.write(buf);
             n += buf.len();
         }
         Poll::Ready(Ok(n))
@@ -223,4 +261,150 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Corked<S> {
 /// The state is whole after every call, so a panic elsewhere in the task does not spoil it.
 fn lock<S>(shared: &Mutex<Shared<S>>) -> MutexGuard<'_, Shared<S>> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::rt::{Read, Write};
+    use std::task::Waker;
+
+    /// A socket that takes `room` bytes and then no more, and counts its calls.
+    #[derive(Default)]
+    struct Slow {
+        room: usize,
+        taken: Vec<u8>,
+        writes: usize,
+        shut: bool,
+        broken: bool,
+    }
+
+    impl AsyncRead for Slow {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            buf.put_slice(b"socket");
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            if self.broken {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            if self.room == 0 {
+                return Poll::Pending;
+            }
+            let n = buf.len().min(self.room);
+            self.room -= n;
+            self.writes += 1;
+            self.taken.extend_from_slice(&buf[..n]);
+            Poll::Ready(Ok(n))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.shut = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn corked(room: usize) -> (Cork<Slow>, Corked<Slow>) {
+        cork(Slow { room, ..Slow::default() }, Bytes::from_static(b"ahead"))
+    }
+
+    fn write(corked: &mut Corked<Slow>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(corked).poll_write(&mut Context::from_waker(Waker::noop()), bytes)
+    }
+
+    #[test]
+    fn a_turn_of_many_writes_is_one_write_of_the_socket() {
+        let (cork, mut corked) = corked(usize::MAX);
+        let cx = &mut Context::from_waker(Waker::noop());
+        for word in [&b"one "[..], b"two "] {
+            assert!(matches!(write(&mut corked, word), Poll::Ready(Ok(4))));
+            assert!(Pin::new(&mut corked).poll_flush(cx).is_ready());
+        }
+        let more = [io::IoSlice::new(b"thr"), io::IoSlice::new(b"ee")];
+        assert!(matches!(Pin::new(&mut corked).poll_write_vectored(cx, &more), Poll::Ready(Ok(5))));
+        assert_eq!(lock(&cork.0).socket.writes, 0);
+        cork.end_turn(cx).expect("written");
+        cork.end_turn(cx).expect("nothing to write");
+        let shared = lock(&cork.0);
+        assert_eq!((shared.socket.writes, &shared.socket.taken[..]), (1, &b"one two three"[..]));
+    }
+
+    #[test]
+    fn writes_wait_at_a_full_buffer_and_go_on_when_the_socket_has_taken_some() {
+        let (cork, mut corked) = corked(0);
+        let cx = &mut Context::from_waker(Waker::noop());
+        let block: Vec<u8> = (0..=255).cycle().take(64 * 1024).collect();
+        let mut written = 0;
+        while let Poll::Ready(n) = write(&mut corked, &block) {
+            written += n.expect("no error");
+            cork.end_turn(cx).expect("no error");
+            assert!(written < 2 * BUFFER_MAX, "no back-pressure");
+        }
+        assert_eq!(written, BUFFER_MAX);
+        assert!(Pin::new(&mut corked).poll_shutdown(cx).is_pending());
+        lock(&cork.0).socket.room = 1;
+        assert!(write(&mut corked, b"x").is_ready(), "one byte of room is room");
+        lock(&cork.0).socket.room = usize::MAX;
+        assert!(!lock(&cork.0).socket.shut);
+        assert!(Pin::new(&mut corked).poll_shutdown(cx).is_ready());
+        let shared = lock(&cork.0);
+        assert!(shared.socket.shut && shared.unwritten.capacity() == 0);
+        assert_eq!(shared.socket.taken.len(), BUFFER_MAX + 1);
+        let expected = block.iter().cycle().take(BUFFER_MAX);
+        assert!(shared.socket.taken.iter().zip(expected).all(|(a, b)| a == b), "in order");
+    }
+
+    #[test]
+    fn bytes_read_ahead_come_before_the_sockets_own() {
+        let (_cork, mut corked) = corked(0);
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let mut room = [0; 8];
+            let room = if seen.is_empty() { &mut room[..4] } else { &mut room[..] };
+            let mut buf = hyper::rt::ReadBuf::new(room);
+            let read = Pin::new(&mut corked).poll_read(cx, buf.unfilled());
+            assert!(matches!(read, Poll::Ready(Ok(()))));
+            seen.extend_from_slice(buf.filled());
+        }
+        assert_eq!(seen, b"aheadsocket");
+    }
+
+    #[test]
+    fn a_broken_socket_stays_broken() {
+        let (cork, mut corked) = corked(0);
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(write(&mut corked, b"lost").is_ready());
+        lock(&cork.0).socket.broken = true;
+        cork.end_turn(cx).expect_err("broken");
+        lock(&cork.0).socket.broken = false;
+        assert!(matches!(write(&mut corked, b"more"), Poll::Ready(Err(_))));
+        assert!(matches!(Pin::new(&mut corked).poll_flush(cx), Poll::Ready(Err(_))));
+        cork.end_turn(cx).expect_err("still broken");
+    }
+
+    #[test]
+    fn after_release_a_flush_reaches_the_socket() {
+        let (cork, mut corked) = corked(usize::MAX);
+        let cx = &mut Context::from_waker(Waker::noop());
+        cork.release();
+        assert!(write(&mut corked, b"now").is_ready());
+        assert!(Pin::new(&mut corked).poll_flush(cx).is_ready());
+        assert_eq!(lock(&cork.0).socket.taken, b"now");
+    }
 }

@@ -27,7 +27,7 @@ use http_body::{Frame, SizeHint};
 use tonic::{Code, Status};
 use tower_service::Service;
 
-use super::serve::Caller;
+use super::connection::Caller;
 use crate::runtime::{Instant, Runtime};
 
 /// The moment at which the client gives up, an extension of each request that has one.

@@ -10,13 +10,21 @@
 //! What a request means is no concern of this module's, and neither is what goes to whom.
 
 mod channel;
+mod connection;
 mod cork;
 mod glue;
 pub mod grpc;
+mod options;
+mod pings;
 mod serve;
 mod sniff;
 pub mod tls;
 
-pub use channel::{Answer, Change, Channel, ChannelOptions};
-pub use serve::{Caller, Endpoint, Http2, Options, Protocols, Security, Serving, Stats, serve};
+pub use channel::{Answer, Change, Channel, ChannelOptions, OnChange};
+pub use connection::Caller;
+pub use options::{Endpoint, Http2, Options, Protocols, Security};
+pub use serve::{Serving, Stats, serve};
 pub use tls::PeerIdentity;
+
+#[cfg(all(test, feature = "real"))]
+mod tests;

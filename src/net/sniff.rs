@@ -105,7 +105,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "real"))]
 mod tests {
     use super::*;
     use crate::runtime::tokio::{Settings, Tokio};

@@ -36,6 +36,9 @@ pub enum Message {
         next_term: Term,
         /// Whether the answer is yes.
         granted: bool,
+        /// What the sender knows to be committed. If the asker's log holds it, it is committed there
+        /// too; a change hidden in it may be all that keeps the asker from winning.
+        commit: LogPosition,
     },
     /// «Elect me in this term.»
     Vote {

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 
 use self::transfer::Transfer;
 use super::config::{Config, RestoreError, Restored};
-use super::entry::{HardState, SnapshotMeta};
+use super::entry::{Entry, HardState, SnapshotMeta};
 use super::input::Input;
 use super::log::Log;
 use super::membership::ConfState;
@@ -41,8 +41,8 @@ use crate::types::{Index, LogPosition, NodeId, Term};
 /// - `applied ≤ delivered ≤ commit ≤` the log's end, and `delivered ≤ durable`: nothing is applied that
 ///   is not stable on a quorum and durable here.
 /// - The log's base is not beyond `applied`, and the last entry's term is not beyond `term`.
-/// - Only a leader has `peers`, exactly one for each other member; a leader leads itself and votes in
-///   its own configuration.
+/// - Only a leader has `peers`, exactly one for each other member; a leader leads itself, and votes in
+///   its own configuration or is handing over.
 /// - A candidate, pre-candidates included, is a voter, and installs no snapshot.
 /// - While a snapshot is being installed nothing is appended, delivered or campaigned for.
 #[derive(Clone, Debug)]
@@ -274,7 +274,8 @@ impl Node {
         }
         match message {
             Message::PreVote { next_term, last } => self.on_pre_vote(from, next_term, last),
-            Message::PreVoteResponse { next_term, granted } => {
+            Message::PreVoteResponse { next_term, granted, commit } => {
+                self.learn_commit(commit);
                 self.on_pre_vote_response(from, next_term, granted);
             }
             Message::Vote { last, transfer: _ } => self.on_vote(from, last),
@@ -376,9 +377,19 @@ impl Node {
         self.log.term_at(index)
     }
 
+    /// Returns the entry at `index`, if it is in memory.
+    pub fn entry_at(&self, index: Index) -> Option<&Entry> {
+        self.log.get(index)
+    }
+
     /// Returns the configuration in force here.
     pub fn conf_state(&self) -> &ConfState {
         &self.conf
+    }
+
+    /// Returns to whom leadership is being handed over.
+    pub fn transfer_target(&self) -> Option<NodeId> {
+        self.transfer.as_ref().map(|transfer| transfer.target)
     }
 
     /// Returns what the log in memory costs, by which the driver decides on [`Input::Trim`].
@@ -410,7 +421,7 @@ impl Node {
             last: self.log.last(),
             conf_state: self.conf.clone(),
             peers: peers.collect(),
-            transfer: self.transfer.as_ref().map(|transfer| transfer.target),
+            transfer: self.transfer_target(),
             installing: self.installing.as_ref().map(|meta| meta.position),
             log_bytes: self.log.bytes(),
             uncommitted_bytes: self.uncommitted_bytes,
@@ -435,7 +446,8 @@ impl Node {
         assert!(self.log.base().index <= self.applied, "unapplied entries were trimmed");
         if self.role == Role::Leader {
             assert_eq!(self.leader, Some(self.config.id), "a leader follows another");
-            assert!(self.conf.is_voter(self.config.id), "a leader outside its configuration");
+            let votes = self.conf.is_voter(self.config.id);
+            assert!(votes || self.transfer.is_some(), "a leader outside its configuration");
             let mut members = self.conf.members();
             members.remove(&self.config.id);
             assert!(self.peers.keys().eq(members.iter()), "peers differ from the members");

@@ -39,6 +39,8 @@ use std::time::Duration;
 use ::tokio::io::{AsyncRead, AsyncWrite};
 
 #[cfg(feature = "real")]
+pub mod files;
+#[cfg(feature = "real")]
 pub mod tokio;
 
 /// All that a node takes from the machine it runs on.

@@ -19,14 +19,13 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use prost::Message as _;
 use tracing::{info, warn};
 
-use crate::cluster::{self, Member, Membership};
-use crate::machine::{Machine, MachineError};
-use crate::raft::{self, ConfState, HardState, Restored};
+use crate::cluster::Member;
+use crate::machine::{Machine, MachineError, MachineOptions};
+use crate::raft::{self, HardState, Restored};
 use crate::runtime::{Disk, DiskFile, Lock, OpenHow, Runtime};
-use crate::storage::log::{Log, LogError, LogOptions, Mark, Metadata};
+use crate::storage::log::{Log, LogBatch, LogError, LogOptions, Mark};
 use crate::storage::{Storage, StorageError, StorageOptions, generations};
 use crate::transport::codec;
 use crate::types::{ClusterId, Index, LogPosition, NodeId};
@@ -62,6 +61,17 @@ pub enum BootError {
     /// An entry of the log is of no known form.
     #[error("log entry {0}: {1}")]
     Entry(Index, codec::CodecError),
+    /// The log has lost entries that were durable in it.
+    #[error(
+        "the log ends at {log}, and the store has applied {store}: the log has lost its end, with \
+         promises in it; replace this member"
+    )]
+    LostTail {
+        /// Where the store stands.
+        store: LogPosition,
+        /// Where the log ends.
+        log: LogPosition,
+    },
     /// The store ends before the log begins.
     #[error(
         "database file ({path} index {store}) does not match with snapshot (index {log}): \
@@ -98,8 +108,9 @@ impl Places {
 pub(crate) struct Founding {
     pub(crate) id: NodeId,
     pub(crate) cluster_id: ClusterId,
-    /// The founders; empty for one that joins and learns them from a snapshot.
-    pub(crate) founders: Vec<Member>,
+    /// The entries that the founders' logs begin with; none for one that joins, who learns everything
+    /// from a snapshot.
+    pub(crate) entries: Vec<raft::Entry>,
 }
 
 /// A member read from its disk, ready to run.
@@ -132,7 +143,7 @@ pub(crate) fn take<D: Disk>(disk: &D, places: &Places) -> Result<Lock, BootError
 
 /// Tells whether the disk holds a member.
 pub(crate) fn exists<D: Disk>(disk: &D, places: &Places) -> bool {
-    Log::exists(disk, &places.log)
+    disk.list(&places.log).is_ok_and(|names| names.iter().any(|name| name.ends_with(".log")))
 }
 
 /// Makes a fresh member on an empty disk.
@@ -140,34 +151,35 @@ pub(crate) fn found<R: Runtime>(
     runtime: &R,
     places: &Places,
     founding: &Founding,
+    log_options: LogOptions,
 ) -> Result<(), BootError> {
     let disk = runtime.disk();
     write_store_id(&disk, places, runtime.random_u64())?;
     runtime.crash_point("store_id_written");
     let dir = generations::fresh(&disk, &places.stores).map_err(io(&places.stores))?;
     let storage = Storage::create(&dir, StorageOptions::default())?;
-    let (mark, hard_state) = if founding.founders.is_empty() {
-        (Mark { position: LogPosition::default(), conf: Bytes::new(), installed: false }, HardState::default())
-    } else {
-        let voters = founding.founders.iter().map(|member| member.id);
-        let start = Restored::founder(voters, 0);
-        Machine::found(&storage, start.base, founding.cluster_id, &founding.founders)?;
-        let conf = codec::encode_conf_state(&start.conf_state).encode_to_vec().into();
-        (Mark { position: start.base, conf, installed: false }, start.hard_state)
-    };
+    // The founders' entries are applied here and never replicated: every founder begins as if after a
+    // snapshot of them, so that a later joiner, whose log is empty, begins with a snapshot too.
+    if !founding.entries.is_empty() {
+        let options = MachineOptions { cluster_id: founding.cluster_id };
+        Machine::open(storage.clone(), options)?.apply(&founding.entries);
+        if let Some(job) = storage.begin_flush() {
+            job.run()?;
+        }
+    }
     storage.close().wait();
     generations::switch(&disk, &places.stores, &dir).map_err(io(&places.stores))?;
     runtime.crash_point("store_created");
-    let metadata =
-        Metadata { cluster: founding.cluster_id.0, member: founding.id.0, boot: 0 };
-    Log::create(
-        disk,
-        &places.log,
-        LogOptions::default(),
-        metadata,
-        mark,
-        log_writer::stored(hard_state),
-    )?;
+    let (cluster, member) = (founding.cluster_id.0, founding.id.0);
+    let salt = runtime.random_u64();
+    let mut log = Log::create(disk, &places.log, log_options, cluster, member, salt)?;
+    if let Some(last) = founding.entries.last() {
+        let hard_state = HardState { term: last.term, vote: None, commit: last.index };
+        let hard_state = Some(log_writer::stored(hard_state));
+        log.append(LogBatch { hard_state, ..LogBatch::default() })?;
+        log.mark(Mark { position: last.position(), conf: Bytes::new(), installed: true })?;
+    }
+    log.close()?;
     Ok(())
 }
 
@@ -176,23 +188,26 @@ pub(crate) fn boot<R: Runtime>(
     runtime: &R,
     places: &Places,
     lock: Lock,
+    log_options: LogOptions,
 ) -> Result<Booted<R>, BootError> {
     let disk = runtime.disk();
     let store_id = read_store_id(&disk, places)?;
-    let (mut log, recovered) = Log::open(disk.clone(), &places.log, LogOptions::default())?;
+    let (mut log, mut recovered) = Log::open(disk.clone(), &places.log, log_options)?;
     if let Some(torn) = &recovered.repaired {
         warn!(segment = %torn.segment.display(), offset = torn.offset, "cut a torn tail off the log");
     }
     let dir = generations::current(&disk, &places.stores).map_err(io(&places.stores))?;
     let storage = Storage::open(&dir, StorageOptions::default())?;
     info!(path = %dir.display(), "opened backend db");
-    let machine = Machine::open(storage)?;
+    let options = MachineOptions { cluster_id: ClusterId(recovered.metadata.cluster) };
+    let loaded = storage.loaded();
+    let machine = Machine::open(storage, options)?;
     let applied = machine.applied();
     info!(index = applied.index.0, term = applied.term.0, "restore consistentIndex");
 
     let mut base = recovered.mark.as_ref().map_or(LogPosition::default(), |mark| mark.position);
     let mut entries = Vec::with_capacity(recovered.entries.len());
-    for record in recovered.entries {
+    for record in std::mem::take(&mut recovered.entries) {
         let index = record.index;
         let entry = log_writer::entry(record).map_err(|error| BootError::Entry(index, error))?;
         entries.push(entry);
@@ -203,18 +218,22 @@ pub(crate) fn boot<R: Runtime>(
     if applied.index < base.index {
         return Err(BootError::Gap { path: dir, store: applied.index, log: base.index });
     }
+    if !agrees && loaded != Some(applied) {
+        // The store holds entries that the log must have held when they were applied: its end is lost,
+        // and promises with it.
+        return Err(BootError::LostTail { store: applied, log: last });
+    }
     if !agrees {
         // The crash came between the two halves of a snapshot's installation: the store stands on the
         // snapshot, the log still has what was before it. The snapshot holds only committed entries, so
         // what the log has up to there is in it or was overruled.
         info!(log = %last, store = %applied, "the log begins anew where the store stands");
-        let conf = codec::encode_conf_state(&machine.conf_state()).encode_to_vec().into();
         hard_state.commit = applied.index;
         hard_state.term = hard_state.term.max(applied.term);
-        log.reset(
-            Mark { position: applied, conf, installed: true },
-            log_writer::stored(hard_state),
-        )?;
+        let stored = Some(log_writer::stored(hard_state));
+        log.append(LogBatch { hard_state: stored, ..LogBatch::default() })?;
+        log.mark(Mark { position: applied, conf: Bytes::new(), installed: true })?;
+        log.sync()?;
         base = applied;
         entries.clear();
     }
@@ -265,11 +284,6 @@ fn read_store_id<D: Disk>(disk: &D, places: &Places) -> Result<u64, BootError> {
     read().map_err(io(&path))
 }
 
-/// Says whether a running cluster knows this founder as one that has started: then its disk was wiped.
-pub(crate) fn was_started(members: &Membership, id: NodeId) -> bool {
-    members.member(id).is_some_and(cluster::Member::is_started)
-}
-
 /// Says what a joining member must find: itself, listed by the same peer URLs.
 pub(crate) fn find_self(members: &[Member], own_urls: &[String]) -> Option<NodeId> {
     let sorted = |urls: &[String]| {
@@ -279,9 +293,4 @@ pub(crate) fn find_self(members: &[Member], own_urls: &[String]) -> Option<NodeI
     };
     let own = sorted(own_urls);
     members.iter().find(|member| sorted(&member.peer_urls) == own).map(|member| member.id)
-}
-
-/// Returns the configuration of a cluster's founders.
-pub(crate) fn founders_conf(founders: &[Member]) -> ConfState {
-    ConfState::of_voters(founders.iter().map(|member| member.id))
 }

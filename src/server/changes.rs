@@ -1,20 +1,16 @@
 //! Membership changes that were asked for at this member and wait to be applied.
 //!
-//! An entry of this kind carries no request id (its form is etcd's), so a waiter is found by the change
-//! itself. Two equal changes at once are answered by whichever is applied first: both callers asked for
-//! the same thing.
+//! The entry's form is etcd's; the waiter is found by the request id that the machine adds to its context.
 //!
 //! Invariant: every waiter is answered exactly once: with the members after the change, with the
 //! machine's refusal, or at its deadline in doubt.
 
 use super::error::ServeError;
 use super::event::MembersReply;
-use crate::cluster::{ChangeKind, Change};
-use crate::command::{Refusal, RequestId};
-use crate::machine::Machine;
-use crate::raft::{
-    ConfChange, ConfChangeItem, Payload, Proposal, ProposalId, Refusal as RaftRefusal,
-};
+use crate::cluster::Change;
+use crate::command::{Outcome, RequestId};
+use crate::machine::{Machine, conf_change};
+use crate::raft::{ConfChange, Payload, Proposal, ProposalId, Refusal as RaftRefusal};
 use crate::runtime::Instant;
 
 struct Waiter {
@@ -32,17 +28,6 @@ pub(crate) struct Changes {
     waiting: Vec<Waiter>,
 }
 
-/// Returns the change as Raft carries it.
-fn conf_change(change: &Change) -> ConfChange {
-    let item = match change.kind() {
-        ChangeKind::AddVoter => ConfChangeItem::AddVoter(change.id()),
-        ChangeKind::AddLearner => ConfChangeItem::AddLearner(change.id()),
-        ChangeKind::Remove => ConfChangeItem::Remove(change.id()),
-        ChangeKind::Update => return ConfChange::update(change.context()),
-    };
-    ConfChange::members(vec![item], change.context())
-}
-
 impl Changes {
     /// Takes a new waiter and returns what to propose.
     pub(crate) fn add(
@@ -52,7 +37,7 @@ impl Changes {
         reply: MembersReply,
         deadline: Instant,
     ) -> Proposal {
-        let (id, change) = (ProposalId(id.0), conf_change(change));
+        let (id, change) = (ProposalId(id.0), conf_change(change, Some(id)));
         let proposal = Proposal { id, payload: Payload::ConfChange(change.clone()) };
         self.waiting.push(Waiter { id, change, reply, deadline, again: false });
         proposal
@@ -85,21 +70,14 @@ impl Changes {
         proposals
     }
 
-    /// An entry was applied.
-    pub(crate) fn applied(
-        &mut self,
-        change: &ConfChange,
-        refusal: Option<Refusal>,
-        machine: &Machine,
-    ) {
-        let revision = machine.reader().store().revision();
-        for waiter in self.waiting.extract_if(.., |waiter| waiter.change == *change) {
-            let answer = match refusal.clone() {
-                Some(refusal) => Err(ServeError::Refused(refusal, revision)),
-                None => Ok(machine.reader().members().members().cloned().collect()),
-            };
-            let _ = waiter.reply.send(answer);
-        }
+    /// An entry was applied; answers its waiter, if it is one of ours.
+    pub(crate) fn applied(&mut self, id: RequestId, outcome: &Outcome, machine: &Machine) {
+        let Some(at) = self.waiting.iter().position(|waiter| waiter.id.0 == id.0) else { return };
+        let answer = match outcome {
+            Outcome::Refused(refusal, at) => Err(ServeError::Refused(refusal.clone(), *at)),
+            _ => Ok(machine.reader().members().members().cloned().collect()),
+        };
+        let _ = self.waiting.remove(at).reply.send(answer);
     }
 
     /// Answers those whose time is up, in doubt.
@@ -116,4 +94,3 @@ impl Changes {
         }
     }
 }
-

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::changes::Changes;
 use super::error::ServeError;
@@ -41,6 +41,7 @@ use crate::command::{Command, Op, RequestId};
 use crate::machine::Machine;
 use crate::raft::{self, Envelope, Input, Payload, Role};
 use crate::runtime::{Instant, Runtime};
+use crate::storage::log::Log;
 use crate::transport::Transport;
 use crate::types::{Index, NodeId};
 use crate::watch::Hub;
@@ -71,7 +72,7 @@ pub(crate) struct Driver<R: Runtime, T: Transport> {
     pub(super) leases: LeaseShell,
     pub(super) changes: Changes,
     pub(super) keeper: Keeper,
-    pub(super) snapshots: Snapshots<R>,
+    pub(super) snapshots: Snapshots,
     /// Promises that wait for their ticket.
     pub(super) held: BTreeMap<u64, Vec<Envelope>>,
     pub(super) next_tick: Instant,
@@ -86,6 +87,66 @@ pub(super) struct Stopping {
 }
 
 impl<R: Runtime, T: Transport> Driver<R, T> {
+    /// Puts the loop together; it does nothing before [`Driver::run`].
+    #[expect(clippy::too_many_arguments, reason = "each is one part, and there is one caller")]
+    pub(crate) fn new(
+        runtime: &R,
+        settings: Settings,
+        transport: T,
+        machine: Machine,
+        restored: raft::Restored,
+        (log, stores): (Log<R::Disk>, std::path::PathBuf),
+        hub: Arc<Mutex<Hub>>,
+        (events, mailbox): (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
+        status: watch::Sender<NodeStatus>,
+    ) -> Result<Self, raft::RestoreError> {
+        let config = raft::Config {
+            election_ticks: settings.election_ticks,
+            ..raft::Config::new(settings.id)
+        };
+        let node = raft::Node::new(config, restored)?;
+        let reports = events.clone();
+        let log = LogWriter::new(runtime, log, move |report| {
+            // A driver that is gone needs no report.
+            let _ = reports.send(Event::Log(report));
+        });
+        let keeper = Keeper::new(
+            runtime.worker("store"),
+            events.clone(),
+            settings.scrub_rows,
+            settings.scrub_pause,
+        );
+        Ok(Self {
+            runtime: runtime.clone(),
+            transport,
+            node,
+            log,
+            hub,
+            events,
+            mailbox,
+            status,
+            ids: Arc::new(RequestIds::new(settings.id, settings.boot)),
+            proposals: Proposals::default(),
+            reads: Reads::default(),
+            leases: LeaseShell::new(settings.lease_clock),
+            changes: Changes::default(),
+            keeper,
+            snapshots: Snapshots::new(stores, runtime.worker("read snapshot")),
+            held: BTreeMap::new(),
+            next_tick: runtime.now(),
+            transfer: None,
+            stopping: None,
+            failed: None,
+            machine,
+            settings,
+        })
+    }
+
+    /// Returns the maker of request ids.
+    pub(crate) fn ids(&self) -> Arc<RequestIds> {
+        self.ids.clone()
+    }
+
     /// Runs until stopped, failed, or removed from the cluster; says which.
     pub(crate) async fn run(mut self) -> StopReason {
         self.turn();
@@ -121,7 +182,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             return Some(reason);
         }
         let now = self.runtime.now();
-        let leads = self.node.status().role == Role::Leader;
+        let leads = self.node.role() == Role::Leader;
         match &self.stopping {
             Some(stopping) if !leads || now >= stopping.deadline => Some(StopReason::Stopped),
             _ => None,
@@ -158,6 +219,11 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             // that everybody else has been silent for as long.
             self.next_tick = now + self.settings.heartbeat_interval;
             self.node.step(Input::Tick);
+            let peers = self.node.status();
+            self.status.send_if_modified(|published| {
+                published.update_peers(&peers);
+                false
+            });
             self.proposals.expire(now);
             self.reads.expire(now);
             self.changes.expire(now);
@@ -183,9 +249,8 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
 
     fn log_trim(&mut self, below: Index) -> bool {
         self.log.trim(below);
-        let memory = Index(
-            self.machine.applied().index.0.saturating_sub(self.settings.catchup_entries),
-        );
+        let memory =
+            Index(self.machine.applied().index.0.saturating_sub(self.settings.catchup_entries));
         self.node.step(Input::Trim(memory.min(below)));
         true
     }
@@ -216,7 +281,10 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             }
             Event::Unreachable(peer) => self.node.step(Input::PeerUnreachable(peer)),
             Event::ConnectionLost(peer) => self.node.step(Input::PeerConnectionLost(peer)),
-            Event::Log(LogReport::Durable(tickets)) => {
+            Event::Log(LogReport::Durable(tickets, marked)) => {
+                if marked {
+                    self.snapshot_marked();
+                }
                 for ticket in tickets {
                     self.node.step(Input::Persisted(ticket));
                     if let Some(messages) = self.held.remove(&ticket.number) {
@@ -227,33 +295,24 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             Event::Log(LogReport::Failed(error)) => self.fail(&error.to_string()),
             Event::Flushed(Ok(position)) => self.keeper.flushed(position),
             Event::Scrubbed(Ok(more)) => self.keeper.scrubbed(more, now),
-            Event::Flushed(Err(error)) | Event::Scrubbed(Err(error)) => {
-                self.fail(&error.to_string());
-            }
-            Event::SnapshotSent { to, ok, at } => {
-                self.node.step(Input::SnapshotSent { to, ok, at });
-            }
-            Event::SnapshotArrived(arrived) => {
-                let envelope = self.snapshots.stage(*arrived);
-                self.node.step(Input::Message(envelope));
-            }
+            Event::Flushed(Err(error)) => self.fail(&error.to_string()),
+            Event::Scrubbed(Err(error)) => self.fail(&error),
+            Event::SnapshotSent { to, ok, at } => self.snapshot_sent(to, ok, at),
+            Event::SnapshotArrived(arrived) => self.snapshot_arrived(*arrived),
             Event::SnapshotOpened(opened) => self.snapshot_opened(*opened),
             Event::Stop { done } => self.start_stop(done, now),
         }
     }
 
-    fn fail(&mut self, reason: &str) {
+    pub(super) fn fail(&mut self, reason: &str) {
         error!(error = reason, "stopping: only a restart can tell what is on disk");
         self.failed.get_or_insert_with(|| StopReason::Failed(reason.to_owned()));
     }
 
     /// Carries out what the node wants until it wants nothing more.
-    fn pump(&mut self) {
+    pub(super) fn pump(&mut self) {
         while self.failed.is_none() {
-            let ready = self.node.take_ready();
-            if ready.is_empty() {
-                break;
-            }
+            let Some(ready) = self.node.take_ready() else { break };
             self.carry_out(ready);
         }
     }
@@ -271,7 +330,8 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
                 self.held.insert(ticket.number, ready.messages_after_persist);
             }
             self.log.submit(HandOver {
-                ticket,
+                ticket: Some(ticket),
+                mark: None,
                 hard_state: ready.hard_state,
                 truncate_from: ready.truncate_from,
                 entries: ready.entries,
@@ -351,34 +411,28 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         if !applied.events.is_empty() {
             let mut hub = self.hub.lock().expect("a panic with this lock held ends the process");
             for (revision, events) in applied.events {
-                hub.publish(revision, events);
+                hub.publish(revision, &events);
             }
         }
         for change in &applied.leases {
             self.leases.on(change, now);
         }
-        if self.node.status().role == Role::Leader {
-            self.leases.lead_if_first(&self.machine, entries, self.node.status().term, now);
+        if self.node.role() == Role::Leader {
+            self.leases.lead_if_first(&self.machine, entries, self.node.term(), now);
         }
         for (id, outcome) in applied.outcomes {
             self.leases.resolved(id, &outcome, now);
+            self.changes.applied(id, &outcome, &self.machine);
             self.proposals.resolve(id, outcome);
         }
-        let conf_changed = !applied.conf.is_empty();
-        for (index, result) in applied.conf {
-            let entry = entries.iter().find(|entry| entry.index == index);
-            if let Some(Payload::ConfChange(change)) = entry.map(|entry| &entry.payload) {
-                self.changes.applied(change, result.err(), &self.machine);
-            }
-        }
-        if conf_changed || applied.members_changed {
+        if applied.membership_changed {
             self.members_changed();
         }
         self.keeper.applied(&self.machine, now);
         self.reads.applied(last);
     }
 
-    fn members_changed(&mut self) {
+    pub(super) fn members_changed(&mut self) {
         let membership = self.machine.reader().members();
         self.transport.set_peers(super::peer_addresses(&membership, self.settings.id));
         if membership.is_removed(self.settings.id) {
@@ -462,17 +516,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
     }
 
     fn publish_status(&mut self) {
-        let status = self.node.status();
-        let position = self.machine.applied();
-        let is_learner = self.node.conf_state().is_learner(self.settings.id);
-        self.status.send_if_modified(|published| {
-            published.update(&status, position, is_learner)
-        });
-    }
-
-    pub(super) fn warn_if_failed<E: std::fmt::Display>(&self, result: Result<(), E>, what: &str) {
-        if let Err(error) = result {
-            warn!(%error, what, "a background step failed");
-        }
+        let (node, position, own) = (&self.node, self.machine.applied(), self.settings.id);
+        self.status.send_if_modified(|published| published.update(node, position, own));
     }
 }

@@ -41,7 +41,7 @@ pub(crate) enum Event {
     /// The store's writer reports a finished batch.
     Flushed(Result<LogPosition, StorageError>),
     /// The store's writer reports a step of physical compaction; whether there is more to do.
-    Scrubbed(Result<bool, StorageError>),
+    Scrubbed(Result<bool, String>),
     /// A snapshot for a peer was sent, or not.
     SnapshotSent { to: NodeId, ok: bool, at: Index },
     /// A snapshot from the leader has arrived whole.

@@ -21,7 +21,7 @@ use crate::lease::Renewal;
 use crate::machine::Reader;
 use crate::raft::Role;
 use crate::runtime::Instant;
-use crate::types::{ClusterId, LeaseId, NodeId};
+use crate::types::{ClusterId, LeaseId, NodeId, Term};
 use crate::watch::Hub;
 
 /// A future without a name.
@@ -137,7 +137,19 @@ impl Handle {
         self.shared.status.borrow().clone()
     }
 
-    /// Returns a receiver that sees every change of the status.
+    /// Returns the term of the last entry applied: the term in response headers.
+    pub fn applied_term(&self) -> Term {
+        self.shared.status.borrow().applied.term
+    }
+
+    /// Returns whether the member has stopped, whether it is a learner, and whether a leader is known:
+    /// what is asked before every request.
+    pub fn admission(&self) -> (bool, bool, bool) {
+        let status = self.shared.status.borrow();
+        (status.stopped.is_some(), status.is_learner, status.leader.is_some())
+    }
+
+    /// Returns a receiver that is told of another leader, another role, and the end.
     pub fn watch_status(&self) -> watch::Receiver<NodeStatus> {
         self.shared.status.clone()
     }
@@ -174,6 +186,21 @@ impl Handle {
     /// Waits until this member has applied everything that was committed when it was called.
     pub async fn read_barrier(&self) -> Result<(), ServeError> {
         self.ask(|reply| Event::Read { reply }).await
+    }
+
+    /// Waits until the rows of every compaction so far are gone from this member's store.
+    ///
+    /// # Errors
+    /// When the member stops.
+    pub async fn wait_for_scrub(&self) -> Result<(), ServeError> {
+        let Some(target) = self.shared.reader.store().compact_revision() else { return Ok(()) };
+        while self.shared.reader.store().scrubbed() < Some(target) {
+            if self.shared.status.borrow().stopped.is_some() {
+                return Err(ServeError::Stopped);
+            }
+            self.shared.clock.sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
     }
 
     /// Renews a lease and returns its TTL in seconds, 0 if there is no such lease. Asks the leader.

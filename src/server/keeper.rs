@@ -15,7 +15,9 @@ use tokio::sync::mpsc;
 
 use super::event::Event;
 use crate::machine::Machine;
+use crate::mvcc::{Damage, ScrubProgress};
 use crate::runtime::{Instant, Worker};
+use crate::storage::StorageError;
 use crate::types::{Index, LogPosition};
 
 /// How long an applied entry stays in memory alone, at the most (etcd's commit interval is 100 ms;
@@ -37,6 +39,17 @@ pub(crate) struct Keeper {
     /// When the next scrub step may run, if there is something to scrub.
     scrub_at: Option<Instant>,
     trim: Option<Index>,
+}
+
+/// Whether there is more to scrub; damage stops the member like any failed write.
+fn scrub_outcome(
+    done: Result<Result<ScrubProgress, Damage>, StorageError>,
+) -> Result<bool, String> {
+    match done {
+        Ok(Ok(progress)) => Ok(progress != ScrubProgress::Idle),
+        Ok(Err(damage)) => Err(damage.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// What a turn brought.
@@ -68,15 +81,23 @@ impl Keeper {
     /// Entries were applied.
     pub(crate) fn applied(&mut self, machine: &Machine, now: Instant) {
         self.dirty_since.get_or_insert(now);
-        if self.scrub_at.is_none() && machine.reader().store().needs_scrub() {
+        if self.scrub_at.is_none() && machine.reader().store().scrub_pending() {
             self.scrub_at = Some(now);
         }
+    }
+
+    /// The store was replaced by a snapshot, which is in its file as a whole.
+    pub(crate) fn replaced(&mut self) {
+        self.dirty_since = None;
+        self.scrub_at = Some(Instant::default());
     }
 
     /// A batch is in the file.
     pub(crate) fn flushed(&mut self, _position: LogPosition) {
         self.busy = false;
         self.trim = Some(Index(0));
+        // A compaction may have become durable with this batch: only now can its rows be removed.
+        self.scrub_at = Some(Instant::default());
     }
 
     /// A scrub step is done.
@@ -111,14 +132,14 @@ impl Keeper {
                 });
             }
         } else if !self.busy && self.scrub_at.is_some_and(|at| now >= at) {
-            if machine.reader().store().needs_scrub() {
+            if machine.reader().store().scrub_pending() {
                 self.busy = true;
                 self.scrub_at = None;
                 let (storage, store) = (storage.clone(), machine.reader().store().clone());
                 let (events, rows) = (self.events.clone(), self.scrub_rows);
                 self.worker.run(move || {
                     let done = storage.maintenance(|txn| store.scrub_step(txn, rows));
-                    let _ = events.send(Event::Scrubbed(done.map(|progress| progress.more)));
+                    let _ = events.send(Event::Scrubbed(scrub_outcome(done)));
                 });
             } else {
                 self.scrub_at = None;

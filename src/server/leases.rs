@@ -57,7 +57,7 @@ impl LeaseShell {
         now: Instant,
     ) {
         if self.clock.leads() != Some(term) && applied.iter().any(|entry| entry.term == term) {
-            self.clock.lead(term, now.0, machine.leases().iter());
+            machine.reader().with_leases(|leases| self.clock.lead(term, now.0, leases.iter()));
         }
     }
 

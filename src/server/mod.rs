@@ -34,7 +34,7 @@ pub use status::NodeStatus;
 pub(crate) use driver::Driver;
 pub(crate) use event::Event;
 pub(crate) use handle::Shared;
-pub(crate) use snapshots::{Arrived, Incoming};
+pub(crate) use snapshots::Incoming;
 
 use crate::cluster::Membership;
 use crate::transport::PeerAddress;
@@ -64,6 +64,16 @@ pub(crate) struct Settings {
     pub(crate) catchup_entries: u64,
     /// How many proposals may wait before more are refused.
     pub(crate) proposals_max: usize,
+    /// How many ticks an election timeout has.
+    pub(crate) election_ticks: u32,
+    /// How many rows one step of physical compaction reads.
+    pub(crate) scrub_rows: usize,
+    /// The pause between two steps.
+    pub(crate) scrub_pause: Duration,
+    /// Counts the starts of this member.
+    pub(crate) boot: u64,
+    /// How the leader's lease clock proposes.
+    pub(crate) lease_clock: crate::lease::ClockOptions,
 }
 
 /// Where everybody but this member is found.

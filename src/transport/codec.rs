@@ -15,8 +15,8 @@ use crate::proto::internal as wire;
 use crate::proto::internal::append_response::Outcome;
 use crate::proto::raftpb;
 use crate::raft::{
-    AppendResponse, ConfChange, ConfChangeItem, ConfChangeKind, ConfState, Entry, Envelope, Message,
-    Payload, Proposal, ProposalId, Refusal, SnapshotMeta,
+    AppendResponse, ConfChange, ConfChangeItem, ConfChangeKind, ConfState, Entry, Envelope,
+    Message, Payload, Proposal, ProposalId, Refusal, SnapshotMeta,
 };
 use crate::types::{Index, LogPosition, NodeId, Term};
 
@@ -88,11 +88,8 @@ fn encode_change(change: &ConfChange) -> (i32, Bytes) {
 }
 
 fn joint(changes: Vec<raftpb::ConfChangeSingle>, change: &ConfChange) -> (i32, Bytes) {
-    let message = raftpb::ConfChangeV2 {
-        transition: None,
-        changes,
-        context: Some(change.context.clone()),
-    };
+    let message =
+        raftpb::ConfChangeV2 { transition: None, changes, context: Some(change.context.clone()) };
     (CONF_CHANGE_V2, Bytes::from(message.encode_to_vec()))
 }
 
@@ -208,10 +205,11 @@ pub fn encode(envelope: &Envelope) -> wire::RaftEnvelope {
         Message::PreVote { next_term, last } => {
             Kind::PreVote(wire::PreVote { next_term: next_term.0, last: position(*last) })
         }
-        Message::PreVoteResponse { next_term, granted } => {
+        Message::PreVoteResponse { next_term, granted, commit } => {
             Kind::PreVoteResponse(wire::PreVoteResponse {
                 next_term: next_term.0,
                 granted: *granted,
+                commit: position(*commit),
             })
         }
         Message::Vote { last, transfer } => {
@@ -278,8 +276,7 @@ fn encode_proposal(proposal: &Proposal) -> wire::Proposal {
 
 fn decode_proposal(proposal: wire::Proposal) -> Result<Proposal, CodecError> {
     let entry = proposal.entry.ok_or(CodecError::Missing("entry"))?;
-    let payload =
-        decode_payload(entry.r#type.unwrap_or(NORMAL), entry.data.unwrap_or_default())?;
+    let payload = decode_payload(entry.r#type.unwrap_or(NORMAL), entry.data.unwrap_or_default())?;
     Ok(Proposal { id: ProposalId(proposal.id), payload })
 }
 
@@ -290,9 +287,11 @@ pub fn decode(envelope: wire::RaftEnvelope) -> Result<Envelope, CodecError> {
         Kind::PreVote(m) => {
             Message::PreVote { next_term: Term(m.next_term), last: read_position(m.last)? }
         }
-        Kind::PreVoteResponse(m) => {
-            Message::PreVoteResponse { next_term: Term(m.next_term), granted: m.granted }
-        }
+        Kind::PreVoteResponse(m) => Message::PreVoteResponse {
+            next_term: Term(m.next_term),
+            granted: m.granted,
+            commit: read_position(m.commit)?,
+        },
         Kind::Vote(m) => Message::Vote { last: read_position(m.last)?, transfer: m.transfer },
         Kind::VoteResponse(m) => Message::VoteResponse { granted: m.granted },
         Kind::Append(m) => Message::Append {
@@ -312,10 +311,9 @@ pub fn decode(envelope: wire::RaftEnvelope) -> Result<Envelope, CodecError> {
         Kind::Heartbeat(m) => Message::Heartbeat { commit: Index(m.commit), round: m.round },
         Kind::HeartbeatResponse(m) => Message::HeartbeatResponse { round: m.round },
         Kind::ReadIndex(m) => Message::ReadIndex { forward: m.forward },
-        Kind::ReadIndexResponse(m) => Message::ReadIndexResponse {
-            forward: m.forward,
-            index: m.index.map(Index),
-        },
+        Kind::ReadIndexResponse(m) => {
+            Message::ReadIndexResponse { forward: m.forward, index: m.index.map(Index) }
+        }
         Kind::Propose(m) => Message::Propose {
             proposals: m.proposals.into_iter().map(decode_proposal).collect::<Result<_, _>>()?,
         },
@@ -382,7 +380,7 @@ mod tests {
             .collect();
         let mut all = vec![
             Message::PreVote { next_term: Term(4), last: at(6, 3) },
-            Message::PreVoteResponse { next_term: Term(4), granted: true },
+            Message::PreVoteResponse { next_term: Term(4), granted: true, commit: at(3, 2) },
             Message::Vote { last: at(6, 3), transfer: true },
             Message::VoteResponse { granted: false },
             Message::Append { prev: at(0, 0), entries, commit: Index(2) },
@@ -423,9 +421,6 @@ mod tests {
         assert_eq!(decode(with(Some(vote))), Err(CodecError::Missing("position")));
         let refused = Kind::ProposeRefused(wire::ProposeRefused { id: 1, reason: 99 });
         assert_eq!(decode(with(Some(refused))), Err(CodecError::Unknown("refusal")));
-        assert_eq!(
-            decode_payload(77, Bytes::new()),
-            Err(CodecError::Unknown("entry type"))
-        );
+        assert_eq!(decode_payload(77, Bytes::new()), Err(CodecError::Unknown("entry type")));
     }
 }

@@ -236,6 +236,12 @@ impl Hub {
         if next <= revision {
             self.fall_behind(key, next);
         }
+        // NB: a report that is still queued vouches for the watchers that were there when it was made. Clients
+        // take it for all of the stream, so it may not come after a new one that it says too much about.
+        let (state, ring) = self.stream_and_ring(stream);
+        if spec.start != 0 && state.queue.stream_reports() > 0 {
+            state.queue.retain(ring, |item, _| !matches!(item, Item::StreamProgress { .. }));
+        }
         Ok(Registered { watch_id, revision })
     }
 
@@ -388,7 +394,11 @@ impl Hub {
     /// A snapshot of the store at `revision` replaced what this member had: what lies between was never
     /// published here. Every watcher is behind from the first revision that it has not been given.
     pub fn restore(&mut self, revision: Revision) {
-        assert!(revision >= self.revision, "a snapshot goes back from {} to {revision}", self.revision);
+        assert!(
+            revision >= self.revision,
+            "a snapshot goes back from {} to {revision}",
+            self.revision
+        );
         let first_missing = self.revision.next();
         self.revision = revision;
         for slot in 0..self.watchers.len() {
@@ -430,7 +440,6 @@ impl Hub {
         }
         for (id, stream) in &self.streams {
             stream.queue.check(&mut references);
-            assert!(stream.queue.is_empty() || stream.woken || stream.head.is_none_or(|_| true));
             let head = stream.queue.oldest_live(&self.ring);
             assert_eq!(stream.head, head, "{id:?}: wrong head");
             assert_eq!(head.is_some_and(|head| self.heads.contains(&(head, *id))), head.is_some());
@@ -471,8 +480,16 @@ impl Hub {
     ) {
         let watcher = get(&self.watchers, key);
         assert_eq!((watcher.stream, watcher.id), (stream, id), "watcher {key} is misfiled");
-        assert_eq!(level.contains(&key), watcher.state == State::Level, "watcher {key}: level index");
-        assert_eq!(behind.contains(&key), watcher.state == State::Behind, "watcher {key}: behind index");
+        assert_eq!(
+            level.contains(&key),
+            watcher.state == State::Level,
+            "watcher {key}: level index"
+        );
+        assert_eq!(
+            behind.contains(&key),
+            watcher.state == State::Behind,
+            "watcher {key}: behind index"
+        );
         let waits = self.waiting.contains(&(watcher.next, key));
         let expected = watcher.state == State::Behind && !self.streams[&stream].full;
         assert_eq!(waits, expected, "watcher {key}: the waiting set is wrong");
@@ -495,6 +512,23 @@ impl Hub {
         if !self.streams[&watcher.stream].full {
             self.waiting.insert((next, key));
             self.catch_up.wake();
+        }
+    }
+
+    /// A watcher has lost what was queued for it from `first` on, and lacks it again.
+    fn go_back(&mut self, key: WatcherKey, first: Revision) {
+        let watcher = self.watcher_mut(key);
+        watcher.reporting = false;
+        match watcher.state {
+            State::Level => self.fall_behind(key, first),
+            State::Behind => {
+                let old = std::mem::replace(&mut watcher.next, first);
+                if self.waiting.remove(&(old, key)) {
+                    self.waiting.insert((first, key));
+                }
+            }
+            // It is told that history is gone, from an older revision now.
+            State::Compacted => {}
         }
     }
 
@@ -539,8 +573,7 @@ impl Hub {
             }
             let lost = self.streams[&id].queue.live_up_to(cut, &self.ring);
             for (key, first) in &lost {
-                self.fall_behind(*key, *first);
-                self.watcher_mut(*key).reporting = false;
+                self.go_back(*key, *first);
             }
             let first_lost = lost.values().min().copied().unwrap_or(cut);
             let (stream, ring) = self.stream_and_ring(id);
@@ -551,9 +584,13 @@ impl Hub {
                 Item::Live { watcher, place } => {
                     lost.get(watcher).is_none_or(|first| ring.revision(*place) < *first)
                 }
-                Item::Past { .. } | Item::Compacted { .. } => true,
+                // What was queued behind the lost events is read again with them.
+                Item::Past { watcher, event, .. } => {
+                    lost.get(watcher).is_none_or(|first| event.event().revision() < *first)
+                }
+                Item::Compacted { .. } => true,
             });
-            self.file_head(id);
+            self.after_taking(id);
         }
         self.ring.forget_taken();
     }

@@ -129,7 +129,9 @@ mod tests {
 
     #[test]
     fn any_bytes_survive_json() {
-        for bytes in [&b""[..], b"plain", b"hex:", b"hex:00", b"\0", b"\xff\x00\xfe", "żółw".as_bytes()] {
+        for bytes in
+            [&b""[..], b"plain", b"hex:", b"hex:00", b"\0", b"\xff\x00\xfe", "żółw".as_bytes()]
+        {
             let blob = Blob::new(bytes);
             let json = serde_json::to_string(&blob).unwrap();
             assert_eq!(serde_json::from_str::<Blob>(&json).unwrap(), blob, "{json}");

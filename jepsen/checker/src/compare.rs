@@ -3,7 +3,7 @@
 //! | checker | what it says |
 //! |---|---|
 //! | `lost-write` | a read shows a key as it was before a write at or below its revision |
-//! | `txn-atomic` | the same, and the write changed several keys: part of it is missing |
+//! | `txn-atomic` | the same, and the write changed several keys: part of it is missing; or a txn does not see its own write |
 //! | `dirty-read` | a value or key that no write put there |
 //! | `future-read` | a key newer than the reply's own revision |
 //! | `key-metadata` | right value, wrong version, create revision, mod revision or lease |
@@ -44,14 +44,17 @@ impl Context<'_> {
     /// Finds the first difference between what the model answers and what the server answered.
     pub fn diff(&self, op: &Operation, expected: &Reply, actual: &Reply) -> Option<Mismatch> {
         match (op, expected, actual) {
-            (Operation::Put(_), Reply::Put(expected), Reply::Put(actual)) => {
-                self.header(&expected.header, &actual.header)
-                    .or_else(|| prev_kvs(&expected.prev_kv, &actual.prev_kv))
-            }
+            (Operation::Put(_), Reply::Put(expected), Reply::Put(actual)) => self
+                .header(&expected.header, &actual.header)
+                .or_else(|| prev_kvs(&expected.prev_kv, &actual.prev_kv)),
             (Operation::Range(range), Reply::Range(expected), Reply::Range(actual)) => {
                 self.range(range, expected, actual)
             }
-            (Operation::DeleteRange(_), Reply::DeleteRange(expected), Reply::DeleteRange(actual)) => {
+            (
+                Operation::DeleteRange(_),
+                Reply::DeleteRange(expected),
+                Reply::DeleteRange(actual),
+            ) => {
                 if expected.deleted != actual.deleted {
                     return mismatch(
                         "delete-count",
@@ -116,7 +119,10 @@ impl Context<'_> {
         };
         if let Some(found) = found {
             if self.serializable {
-                return mismatch("serializable-state", format!("at r{}: {}", self.revision, found.message));
+                return mismatch(
+                    "serializable-state",
+                    format!("at r{}: {}", self.revision, found.message),
+                );
             }
             return Some(found);
         }
@@ -142,16 +148,10 @@ impl Context<'_> {
     /// Etcd's sort is not stable: among equals any order is right, and any of them may be cut off.
     fn sorted(&self, range: &Range, want: &RangeReply, got: &RangeReply) -> Option<Mismatch> {
         let at = if range.revision > 0 { range.revision } else { self.store.revision() };
-        let full = Range { keys_only: false, ..range.clone() };
-        let (mut all, _, _) = self.store.select(&full, at);
-        let sorted_by = |a: &KeyValue, b: &KeyValue| sort_key(range.sort_target, a, b);
-        let mut rest: Vec<&KeyValue> = Vec::new();
-        // What was sorted by a value may be shown without it.
-        if range.keys_only {
-            let bare = Range { ..range.clone() };
-            all = self.store.select(&bare, at).0;
-        }
-        rest.extend(&all);
+        let all = self.store.select(range, at).0;
+        let mut rest: Vec<&KeyValue> = all.iter().collect();
+        // What was sorted by its value is shown without it: the order can't be checked.
+        let hidden = range.keys_only && range.sort_target == SortTarget::Value;
         for (place, kv) in got.kvs.iter().enumerate() {
             match rest.iter().position(|other| *other == kv) {
                 Some(at) => {
@@ -159,8 +159,11 @@ impl Context<'_> {
                 }
                 None => return Some(self.classify(&want.kvs, &got.kvs)),
             }
-            let tied = want.kvs.get(place).is_some_and(|other| sorted_by(other, kv).is_eq());
-            if !tied && !(range.keys_only && range.sort_target == SortTarget::Value) {
+            let tied = want
+                .kvs
+                .get(place)
+                .is_some_and(|other| sort_key(range.sort_target, other, kv).is_eq());
+            if !(tied || hidden) {
                 return mismatch("order", format!("{} stands at place {place}", kv.key));
             }
         }
@@ -179,13 +182,13 @@ impl Context<'_> {
                 let extra = g.filter(|g| want.iter().all(|kv| kv.key != g.key));
                 match (missing, extra) {
                     (Some(w), _) => (
-                        lost(timeline, w.mod_revision),
+                        self.lost(w.mod_revision),
                         format!("{} of r{} is missing", w.key, w.mod_revision),
                     ),
                     (None, Some(g)) if g.mod_revision > self.revision => newer(g),
                     (None, Some(g)) => match timeline.last_change(&g.key, self.revision) {
                         Some(change) if change.kind == EventKind::Delete => (
-                            lost(timeline, change.kv.mod_revision),
+                            self.lost(change.kv.mod_revision),
                             format!("{} was deleted at r{}", g.key, change.kv.mod_revision),
                         ),
                         Some(_) => ("count", format!("{} does not belong here", g.key)),
@@ -198,7 +201,19 @@ impl Context<'_> {
         Mismatch { checker, message }
     }
 
-    fn classify_key(&self, timeline: &Timeline, w: &KeyValue, g: &KeyValue) -> (&'static str, String) {
+    /// The name for a write whose effect is not there.
+    fn lost(&self, revision: i64) -> &'static str {
+        let own = self.inner && revision == self.revision;
+        let part = self.store.timeline().at(revision).len() > 1;
+        if own || part { "txn-atomic" } else { "lost-write" }
+    }
+
+    fn classify_key(
+        &self,
+        timeline: &Timeline,
+        w: &KeyValue,
+        g: &KeyValue,
+    ) -> (&'static str, String) {
         let both = || format!("got {g:?}, the model has {w:?}");
         if g.mod_revision > self.revision {
             return newer(g);
@@ -207,7 +222,7 @@ impl Context<'_> {
             kv.mod_revision == g.mod_revision && (kv.value == g.value || g.value.is_empty())
         });
         if g.mod_revision < w.mod_revision && real {
-            return (lost(timeline, w.mod_revision), both());
+            return (self.lost(w.mod_revision), both());
         }
         if g.value == w.value { ("key-metadata", both()) } else { ("dirty-read", both()) }
     }
@@ -215,11 +230,6 @@ impl Context<'_> {
 
 fn newer(kv: &KeyValue) -> (&'static str, String) {
     ("future-read", format!("{} carries r{}, newer than the reply", kv.key, kv.mod_revision))
-}
-
-/// The name for a write whose effect is not there.
-fn lost(timeline: &Timeline, revision: i64) -> &'static str {
-    if timeline.at(revision).len() > 1 { "txn-atomic" } else { "lost-write" }
 }
 
 fn prev_kvs<T: PartialEq + std::fmt::Debug>(expected: &T, actual: &T) -> Option<Mismatch> {

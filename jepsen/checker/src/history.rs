@@ -243,7 +243,8 @@ mod tests {
 
     #[test]
     fn a_bad_line_is_named_by_its_number() {
-        let good = r#"{"time":1,"process":0,"node":1,"what":{"invoke":{"put":{"key":"a","value":"1"}}}}"#;
+        let good =
+            r#"{"time":1,"process":0,"node":1,"what":{"invoke":{"put":{"key":"a","value":"1"}}}}"#;
         let error = read(format!("{good}\n\n{good}\n{{\"time\":2}}\n").as_bytes()).unwrap_err();
         assert!(error.to_string().starts_with("line 4 of the history"), "{error}");
         let typo = good.replace("value", "valeu");

@@ -3,7 +3,7 @@
 //! Every acknowledged write carries the revision it made, which is its place in the one order of all
 //! writes. So nothing has to be searched for: sort by revision, replay through the model, and look
 //! * that no two writes claim one revision (`revision-unique`), and that the order agrees with real time
-//!   (`real-time` for writes, `stale-read` for linearizable answers; ops.rs tells how);
+//!   (realtime.rs);
 //! * that each reply is what the model says, field by field (names in compare.rs; `refused` where etcd
 //!   must have refused, `effect` where keys changed that the reply doesn't tell of);
 //! * that each revision nobody claims can have been made by somebody (`gap`, `duplicate-apply`,
@@ -11,105 +11,25 @@
 //! * that the members' final states are the model's (`final-state`), and with ground truth at hand, that
 //!   it agrees (`ground-truth`).
 //!
-//! Explaining gaps is the one place with a choice. A mismatch goes back to the latest gap whose
-//! candidates touch the keys in question and tries the next one (backjumping: gaps that have nothing to
-//! do with those keys are not searched). Only when no explanation of the gaps avoids a mismatch is it
-//! reported; when the budget ends first, it is reported as undecided.
+//! Explaining gaps is the one place with a choice. A mismatch goes back to the latest gap that could be
+//! explained otherwise with effect on the keys in question (backjumping), and only if that fails tries
+//! every explanation. Only when no explanation of the gaps avoids a mismatch is it reported; when the
+//! budget ends first, it is reported as undecided.
 //!
 //! Invariant: after each turn of the loop the store is at some revision r, every acknowledged write up to
 //! r is in it, and `choices` has one entry for each gap up to r, ascending.
 
+use crate::blob::Blob;
 use crate::compare::Context;
-use crate::explain::{Candidate, Cursor, Gaps, Keys, keys_of};
+use crate::explain::{Candidate, Cursor, Doubt, Gaps, Keys, keys_of};
 use crate::history::Record;
 use crate::model::Etcd;
 use crate::op::*;
-use crate::ops::{Op, Ops, Outcome};
+use crate::ops::{Op, Ops};
+use crate::realtime::reads_keys;
 use crate::timeline::Timeline;
 use crate::verdict::{FinalState, Options, Violation};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The rules that compare an operation's revision with what was shown before it began.
-pub(crate) fn real_time(ops: &Ops<'_>, violations: &mut Vec<Violation>) {
-    for op in &ops.all {
-        let Some(reply) = op.reply() else { continue };
-        let revision = reply.header().revision;
-        let seen = || ops.first_seen(op.floor).map_or(0, |seen| seen.record);
-        let evidence = || op.evidence().into_iter().chain([seen()]).collect();
-        if reply.changed() {
-            if revision <= op.floor {
-                let message = format!(
-                    "a write got r{revision}, and r{} had been shown before it was invoked",
-                    op.floor
-                );
-                violations.push(Violation::new("real-time", message, evidence()));
-            }
-        } else if reads_keys(op.operation)
-            && !op.operation.serializable()
-            && revision < op.floor
-        {
-            let message = format!(
-                "a linearizable answer at r{revision}, and r{} had been shown before it was asked for",
-                op.floor
-            );
-            violations.push(Violation::new("stale-read", message, evidence()));
-        }
-    }
-}
-
-fn reads_keys(operation: &Operation) -> bool {
-    matches!(operation, Operation::Range(_) | Operation::DeleteRange(_) | Operation::Txn(_))
-}
-
-/// Linearizable reads at a revision below one whose compaction was acknowledged before (`compaction`),
-/// and refusals as compacted that no compaction explains.
-pub(crate) fn reads_below_compaction(
-    ops: &Ops<'_>,
-    options: &Options,
-    violations: &mut Vec<Violation>,
-) {
-    let mut asked: Vec<(usize, i64)> = Vec::new();
-    let mut done: Vec<(usize, i64)> = Vec::new();
-    for op in &ops.all {
-        let Operation::Compact(compact) = op.operation else { continue };
-        if !matches!(op.outcome, Outcome::Fail(_)) {
-            asked.push((op.call, compact.revision));
-        }
-        if let (Some(ret), Outcome::Ok(_)) = (op.ret, op.outcome) {
-            done.push((ret, compact.revision));
-        }
-    }
-    let before = |list: &[(usize, i64)], record: usize| {
-        list.iter().filter(|(at, _)| *at < record).map(|(_, revision)| *revision).max()
-    };
-    for op in &ops.all {
-        let Operation::Range(range) = op.operation else { continue };
-        if range.revision <= 0 {
-            continue;
-        }
-        match op.outcome {
-            Outcome::Ok(_) if !range.serializable => {
-                if let Some(compacted) = before(&done, op.call).filter(|r| *r > range.revision) {
-                    let message =
-                        format!("read at r{}, compacted at r{compacted} before", range.revision);
-                    violations.push(Violation::new("compaction", message, op.evidence()));
-                }
-            }
-            Outcome::Fail(error) if error.contains("has been compacted") => {
-                let end = op.ret.unwrap_or(usize::MAX);
-                let compacted = before(&asked, end).unwrap_or(-1);
-                if !options.auto_compaction && compacted <= range.revision {
-                    let message = format!(
-                        "read at r{} refused as compacted, and only r{compacted} can be",
-                        range.revision
-                    );
-                    violations.push(Violation::new("compaction", message, op.evidence()));
-                }
-            }
-            _ => {}
-        }
-    }
-}
 
 /// How a lease ended, as far as the replay can tell.
 #[derive(Clone, Copy, Debug)]
@@ -125,8 +45,8 @@ pub(crate) struct Replayed {
     pub undecided: Vec<Violation>,
     /// Leases whose keys were removed by neither an acknowledged nor an unknown revoke.
     pub lease_ends: Vec<LeaseEnd>,
-    /// Gaps of which nothing was ever shown.
-    pub guessed: BTreeSet<i64>,
+    /// Gaps that somebody else may have made, and the keys this may concern.
+    pub guessed: BTreeMap<i64, BTreeSet<Keys>>,
     pub unclaimed: usize,
 }
 
@@ -156,11 +76,14 @@ pub(crate) fn replay(
     let is_gap = |revision: i64| {
         revision > base && writes.binary_search_by_key(&revision, |(at, _)| *at).is_err()
     };
-    let gaps = Gaps::new(records, ops, is_gap);
+    let last = ops.greatest().max(ends);
+    let claimed = i64::try_from(writes.len()).expect("fits");
+    let gaps = Gaps::new(records, ops, &options.final_states, last - base > claimed, is_gap);
     let mut replay = Replay {
         ops,
         truth,
-        last: ops.greatest().max(ends),
+        states: &options.final_states,
+        last,
         base,
         gaps,
         writes,
@@ -168,8 +91,11 @@ pub(crate) fn replay(
         store,
         choices: Vec::new(),
         condemned: BTreeMap::new(),
+        excused: BTreeSet::new(),
         failure: None,
         preferred: BTreeMap::new(),
+        searched: BTreeSet::new(),
+        hints: (0, 0),
         budget: options.search_budget,
     };
     replay.run();
@@ -185,6 +111,8 @@ enum Subject {
     Op(usize),
     Gap(i64),
     Revision(i64),
+    /// What watches and final states show of a revision.
+    Shown(i64),
 }
 
 /// A mismatch on the way through the search.
@@ -216,6 +144,7 @@ enum Next {
 struct Replay<'a, 'h> {
     ops: &'a Ops<'h>,
     truth: Option<&'a Timeline>,
+    states: &'h [FinalState],
     base: i64,
     last: i64,
     gaps: Gaps<'h>,
@@ -226,18 +155,33 @@ struct Replay<'a, 'h> {
     choices: Vec<Choice>,
     /// Mismatches that no explanation avoids; `true` if the search was cut short.
     condemned: BTreeMap<Subject, (Violation, bool)>,
+    /// Gaps that only a lying watch left unexplained: the watch checker has the word on them.
+    excused: BTreeSet<i64>,
     failure: Option<Failure>,
     /// What to try first when a part is replayed again.
     preferred: BTreeMap<i64, Candidate>,
+    /// Mismatches for which other explanations with the same keys were searched in vain.
+    searched: BTreeSet<Subject>,
     budget: u64,
+    /// Where the last looks into `writes` and `observers` ended.
+    hints: (usize, usize),
 }
 
-impl Replay<'_, '_> {
+/// The first entry at or behind a revision; mostly a few steps behind the last look.
+fn seek(list: &[(i64, usize)], hint: usize, revision: i64) -> usize {
+    let behind = |at: usize| at == 0 || list[at - 1].0 < revision;
+    let near = (hint..list.len().min(hint + 64)).find(|&at| list[at].0 >= revision);
+    match near {
+        Some(at) if behind(at) => at,
+        _ => list.partition_point(|(at, _)| *at < revision),
+    }
+}
+
+impl<'h> Replay<'_, 'h> {
     fn run(&mut self) {
-        for (revision, number) in self.observers.clone() {
-            if revision >= self.base {
-                break;
-            }
+        self.claimed_twice();
+        let early = self.observers.partition_point(|(revision, _)| *revision < self.base);
+        for &(revision, number) in &self.observers[..early] {
             let message = format!("answered at r{revision}, before the history began");
             let violation = Violation::new("stale-read", message, self.ops.all[number].evidence());
             self.condemned.insert(Subject::Op(number), (violation, false));
@@ -248,12 +192,10 @@ impl Replay<'_, '_> {
             if self.failure.is_some() {
                 self.budget = self.budget.saturating_sub(1);
             }
-            let first = self.writes.partition_point(|(at, _)| *at < revision);
+            let first = seek(&self.writes, self.hints.0, revision);
+            self.hints.0 = first;
             let next = match self.writes.get(first) {
-                Some(&(at, number)) if at == revision => {
-                    self.claimed_twice(first);
-                    self.write(revision, number)
-                }
+                Some(&(at, number)) if at == revision => self.write(revision, number),
                 _ => self.gap(revision),
             };
             if next == Next::Again {
@@ -273,16 +215,16 @@ impl Replay<'_, '_> {
         }
     }
 
-    fn claimed_twice(&mut self, first: usize) {
-        let (revision, number) = self.writes[first];
-        for &(at, other) in &self.writes[first + 1..] {
-            if at != revision {
-                break;
+    /// Finds revisions that several acknowledged writes claim, also behind the end of the replay.
+    fn claimed_twice(&mut self) {
+        for pair in self.writes.windows(2) {
+            let [(revision, one), (same, other)] = *pair else { continue };
+            if revision == same {
+                let message = format!("two acknowledged writes claim r{revision}");
+                let (a, b) = (self.ops.all[one].evidence(), self.ops.all[other].evidence());
+                let violation = Violation::new("revision-unique", message, [a, b].concat());
+                self.condemned.insert(Subject::Op(other), (violation, false));
             }
-            let message = format!("two acknowledged writes claim r{revision}");
-            let (a, b) = (self.ops.all[number].evidence(), self.ops.all[other].evidence());
-            let violation = Violation::new("revision-unique", message, [a, b].concat());
-            self.condemned.insert(Subject::Op(other), (violation, false));
         }
     }
 
@@ -295,7 +237,8 @@ impl Replay<'_, '_> {
                 Some(("refused", format!("acknowledged, the model refuses with «{refusal}»")))
             }
             Ok(expected) => {
-                let context = Context { store: &self.store, serializable: false, revision, inner: false };
+                let context =
+                    Context { store: &self.store, serializable: false, revision, inner: false };
                 let found = context.diff(op.operation, &expected, reply);
                 let found = found.map(|found| (found.checker, found.message));
                 found.or_else(|| {
@@ -326,7 +269,8 @@ impl Replay<'_, '_> {
         let Some(truth) = self.truth else { return };
         let evidence = self.ops.all[number].evidence();
         if revision > truth.revision() {
-            let message = format!("acknowledged at r{revision}, and the log ends at r{}", truth.revision());
+            let message =
+                format!("acknowledged at r{revision}, and the log ends at r{}", truth.revision());
             let violation = Violation::new("lost-write", message, evidence);
             self.condemned.insert(Subject::Revision(revision), (violation, false));
             return;
@@ -350,12 +294,12 @@ impl Replay<'_, '_> {
         if let Some(chosen) = self.preferred.remove(&revision)
             && self.gaps.apply(&mut self.store, self.ops, revision, chosen)
         {
-            self.choose(Choice { revision, chosen, cursor: Cursor::default(), conflict: BTreeSet::new() });
+            self.choose(revision, chosen, Cursor::default(), BTreeSet::new());
             return Next::GoOn;
         }
         self.store.undo_to(revision - 1);
         if let Some((chosen, cursor)) = self.next_candidate(revision, Cursor::default()) {
-            self.choose(Choice { revision, chosen, cursor, conflict: BTreeSet::new() });
+            self.choose(revision, chosen, cursor, BTreeSet::new());
             return Next::GoOn;
         }
         let truth = self.truth_at(revision);
@@ -369,8 +313,14 @@ impl Replay<'_, '_> {
         }
     }
 
-    /// Goes on behind an unexplained gap if somebody knows what happened; else the replay ends here.
+    /// Goes on behind a gap that can't be explained: with somebody who fits if watches are not believed,
+    /// or with what somebody knows to have happened; else the replay ends here.
     fn give_up(&mut self, revision: i64) -> Next {
+        if let Some((chosen, cursor)) = self.next_candidate(revision, Cursor::LAST_RESORT) {
+            self.excused.insert(revision);
+            self.choose(revision, chosen, cursor, BTreeSet::new());
+            return Next::GoOn;
+        }
         if let Some(truth) = self.truth
             && revision <= truth.revision()
         {
@@ -389,16 +339,23 @@ impl Replay<'_, '_> {
         self.gaps.next(&mut self.store, self.ops, revision, cursor, truth, &mut self.budget)
     }
 
-    fn choose(&mut self, choice: Choice) {
-        if let Candidate::Op(number) = choice.chosen {
+    fn choose(
+        &mut self,
+        revision: i64,
+        chosen: Candidate,
+        cursor: Cursor,
+        conflict: BTreeSet<Keys>,
+    ) {
+        if let Candidate::Op(number) = chosen {
             self.gaps.used[number] = true;
         }
-        self.choices.push(choice);
+        self.choices.push(Choice { revision, chosen, cursor, conflict });
     }
 
     /// Checks every answer given at a revision, the store being there.
     fn observe(&mut self, revision: i64) -> Next {
-        let mut at = self.observers.partition_point(|(at, _)| *at < revision);
+        let mut at = seek(&self.observers, self.hints.1, revision);
+        self.hints.1 = at;
         while let Some(&(_, number)) = self.observers.get(at).filter(|(at, _)| *at == revision) {
             at += 1;
             let op = &self.ops.all[number];
@@ -409,6 +366,26 @@ impl Replay<'_, '_> {
             if self.mismatch(Subject::Op(number), violation, keys) == Next::Again {
                 return Next::Again;
             }
+        }
+        if self.truth.is_some() || self.choices.is_empty() {
+            return Next::GoOn;
+        }
+        // What watches and final states show may speak against a guess. If it is they that are wrong,
+        // their own checkers say so: the words here are only printed if the search gave up.
+        if let Some(event) = self.gaps.contradicted(&self.store) {
+            let keys = BTreeSet::from([(event.kv.key.clone(), Blob::default())]);
+            let words = format!("r{revision} does not fit the event of {}", event.kv.key);
+            let silent = Violation::new("watch", words, Vec::new());
+            if self.mismatch(Subject::Shown(revision), silent, keys) == Next::Again {
+                return Next::Again;
+            }
+        }
+        let mut states = self.states.iter().filter(|state| state.revision == revision);
+        if states.any(|state| state.kvs.as_ref().is_some_and(|kvs| !self.store.all().eq(kvs))) {
+            let keys = BTreeSet::from([(Blob::new(OPEN_END), Blob::new(OPEN_END))]);
+            let words = format!("r{revision} does not fit a member's keys");
+            let silent = Violation::new("final-state", words, Vec::new());
+            return self.mismatch(Subject::Shown(revision), silent, keys);
         }
         Next::GoOn
     }
@@ -433,7 +410,8 @@ impl Replay<'_, '_> {
         let changed = self.store.revision() != revision;
         self.store.undo_to(revision);
         found.map(|found| (found.checker, found.message)).or_else(|| {
-            changed.then(|| ("effect", "the model changes keys, the answer says none changed".into()))
+            changed
+                .then(|| ("effect", "the model changes keys, the answer says none changed".into()))
         })
     }
 
@@ -464,6 +442,10 @@ impl Replay<'_, '_> {
     }
 
     fn go_back(&mut self, mut keys: BTreeSet<Keys>) {
+        let subject = self.failure.as_ref().expect("going back follows a mismatch").subject;
+        // First only explanations that concern the keys in question: nearly always enough. Others can
+        // matter too, since whoever is moved makes room for somebody else.
+        let narrow = !self.searched.contains(&subject);
         let mut from = self.gaps.relevant_from(self.ops, &keys);
         while self.budget > 0
             && let Some(choice) = self.pop()
@@ -471,21 +453,32 @@ impl Replay<'_, '_> {
             if choice.revision < from {
                 continue;
             }
-            let Choice { revision, cursor, mut conflict, .. } = choice;
+            let Choice { revision, chosen, mut cursor, mut conflict } = choice;
             conflict.extend(keys);
-            if let Some((chosen, cursor)) = self.next_candidate(revision, cursor) {
-                self.choose(Choice { revision, chosen, cursor, conflict });
-                return;
+            let any = !narrow || self.gaps.concerns(self.ops, chosen, &conflict);
+            while let Some((other, next)) = self.next_candidate(revision, cursor) {
+                if any || self.gaps.concerns(self.ops, other, &conflict) {
+                    self.choose(revision, other, next, conflict);
+                    return;
+                }
+                self.store.undo_to(revision - 1);
+                cursor = next;
             }
             // Whoever took this gap's candidates away, or changed what they do, is to blame as well.
-            conflict.extend(self.gaps.candidate_keys(self.ops, revision));
+            if !narrow {
+                conflict.extend(self.gaps.candidate_keys(self.ops, revision));
+            }
             keys = conflict;
             from = self.gaps.relevant_from(self.ops, &keys);
         }
-        // No way round the first mismatch, or no budget to find one: report it, and go the first way.
+        // No way round the first mismatch, or no budget to find one: look further, or report it, and go
+        // the first way.
         let first = self.failure.take().expect("going back follows a mismatch");
         while self.pop().is_some() {}
-        self.condemned.insert(first.subject, (first.violation, self.budget == 0));
+        if !narrow || self.budget == 0 {
+            self.condemned.insert(first.subject, (first.violation, self.budget == 0));
+        }
+        self.searched.insert(first.subject);
         self.preferred = first.choices;
     }
 
@@ -500,18 +493,32 @@ impl Replay<'_, '_> {
 
     fn finish(mut self, options: &Options) -> Replayed {
         self.final_states(&options.final_states);
+        for revision in &self.excused {
+            self.condemned.remove(&Subject::Gap(*revision));
+        }
         let (mut violations, mut undecided) = (Vec::new(), Vec::new());
-        for (violation, open) in self.condemned.into_values() {
-            if open { &mut undecided } else { &mut violations }.push(violation);
+        for (subject, (violation, open)) in std::mem::take(&mut self.condemned) {
+            match subject {
+                Subject::Shown(_) if !open => {}
+                _ if open => undecided.push(violation),
+                _ => violations.push(violation),
+            }
         }
         let mut lease_ends = Vec::new();
-        let mut guessed = BTreeSet::new();
-        for choice in &self.choices {
-            if let Candidate::Lease(lease) = choice.chosen {
-                lease_ends.push(LeaseEnd { lease, revision: choice.revision });
-            }
-            if self.truth.is_none() && !self.gaps.witnessed(choice.revision) {
-                guessed.insert(choice.revision);
+        let mut guessed = BTreeMap::new();
+        let mut past = if self.choices.is_empty() { Etcd::default() } else { self.store.clone() };
+        for Choice { revision, chosen, .. } in self.choices.iter().rev() {
+            past.undo_to(*revision);
+            let truth = self.truth.filter(|truth| *revision <= truth.revision());
+            let truth = truth.map(|truth| truth.at(*revision));
+            match (self.gaps.doubt(&mut past, self.ops, *revision, *chosen, truth), chosen) {
+                (Doubt::What, _) => {
+                    guessed.insert(*revision, self.gaps.candidate_keys(self.ops, *revision));
+                }
+                (Doubt::None, Candidate::Lease(lease)) => {
+                    lease_ends.push(LeaseEnd { lease: *lease, revision: *revision });
+                }
+                _ => {}
             }
         }
         Replayed {
@@ -531,7 +538,8 @@ impl Replay<'_, '_> {
             let FinalState { node, revision, .. } = state;
             if *revision < claimed {
                 let (_, op) = self.writes[self.writes.len() - 1];
-                let message = format!("node {node} ends at r{revision}, r{claimed} was acknowledged");
+                let message =
+                    format!("node {node} ends at r{revision}, r{claimed} was acknowledged");
                 found.push(Violation::new("final-state", message, self.ops.all[op].evidence()));
             }
             if let Some(kvs) = &state.kvs
@@ -552,7 +560,10 @@ impl Replay<'_, '_> {
             for other in &states[..number] {
                 let comparable =
                     (other.revision, other.compact_revision) == (*revision, state.compact_revision);
-                if comparable && let (Some(a), Some(b)) = (other.hash, state.hash) && a != b {
+                if comparable
+                    && let (Some(a), Some(b)) = (other.hash, state.hash)
+                    && a != b
+                {
                     let message = format!(
                         "nodes {} and {node} hash to {a:08x} and {b:08x} at r{revision}",
                         other.node

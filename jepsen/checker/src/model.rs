@@ -14,12 +14,11 @@
 use crate::blob::Blob;
 use crate::op::*;
 use crate::timeline::{Timeline, scan};
+use crate::validate::validate;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// Largest number of operations (or compares) at one level of a txn.
-pub const TXN_OPERATIONS_MAX: usize = 128;
 /// Largest time to live that a lease may ask for, in seconds.
 pub const TTL_MAX: i64 = 9_000_000_000;
 
@@ -561,90 +560,6 @@ fn relation(compare: &Compare, kv: &KeyValue) -> bool {
         CompareResult::Less => order == Ordering::Less,
         CompareResult::NotEqual => order != Ordering::Equal,
     }
-}
-
-/// Refuses what is wrong whatever the state.
-fn validate(op: &Operation) -> Result<(), Refusal> {
-    match op {
-        Operation::Txn(txn) => {
-            validate_txn(txn, TXN_OPERATIONS_MAX)?;
-            writes(&txn.success)?;
-            writes(&txn.failure)?;
-            Ok(())
-        }
-        op => validate_simple(op),
-    }
-}
-
-fn validate_simple(op: &Operation) -> Result<(), Refusal> {
-    match op {
-        Operation::Put(put) if put.key.is_empty() => Err(Refusal::EmptyKey),
-        Operation::Put(put) if put.ignore_value && !put.value.is_empty() => {
-            Err(Refusal::ValueProvided)
-        }
-        Operation::Put(put) if put.ignore_lease && put.lease != 0 => Err(Refusal::LeaseProvided),
-        Operation::Range(range) if range.key.is_empty() => Err(Refusal::EmptyKey),
-        Operation::DeleteRange(delete) if delete.key.is_empty() => Err(Refusal::EmptyKey),
-        _ => Ok(()),
-    }
-}
-
-fn validate_txn(txn: &Txn, room: usize) -> Result<(), Refusal> {
-    let used = txn.compare.len().max(txn.success.len()).max(txn.failure.len());
-    let room = room.checked_sub(used).ok_or(Refusal::TooManyOps)?;
-    if txn.compare.iter().any(|compare| compare.key.is_empty()) {
-        return Err(Refusal::EmptyKey);
-    }
-    for op in txn.success.iter().chain(&txn.failure) {
-        match op {
-            Operation::Txn(inner) => validate_txn(inner, room)?,
-            Operation::Put(_) | Operation::Range(_) | Operation::DeleteRange(_) => {
-                validate_simple(op)?;
-            }
-            _ => return Err(Refusal::NotInTxn),
-        }
-    }
-    Ok(())
-}
-
-type Deletes<'a> = Vec<(&'a Blob, &'a Blob)>;
-
-/// The keys put and the ranges deleted by a branch, refusing a key touched twice. As in etcd the end of
-/// an open range is taken literally here, so that such a delete conflicts with nothing.
-fn writes(branch: &[Operation]) -> Result<(BTreeSet<&Blob>, Deletes<'_>), Refusal> {
-    let hit = |deletes: &Deletes<'_>, key: &Blob| {
-        deletes.iter().any(|(start, end)| match end.is_empty() {
-            true => key == *start,
-            false => key >= *start && key < *end,
-        })
-    };
-    let mut deletes: Deletes<'_> = branch
-        .iter()
-        .filter_map(|op| match op {
-            Operation::DeleteRange(delete) => Some((&delete.key, &delete.range_end)),
-            _ => None,
-        })
-        .collect();
-    let mut puts = BTreeSet::new();
-    for op in branch {
-        let Operation::Txn(inner) = op else { continue };
-        let (then_puts, then_deletes) = writes(&inner.success)?;
-        let (else_puts, else_deletes) = writes(&inner.failure)?;
-        if then_puts.iter().chain(&else_puts).any(|key| puts.contains(key) || hit(&deletes, key)) {
-            return Err(Refusal::DuplicateKey);
-        }
-        puts.extend(then_puts);
-        puts.extend(else_puts);
-        deletes.extend(then_deletes);
-        deletes.extend(else_deletes);
-    }
-    for op in branch {
-        let Operation::Put(put) = op else { continue };
-        if hit(&deletes, &put.key) || !puts.insert(&put.key) {
-            return Err(Refusal::DuplicateKey);
-        }
-    }
-    Ok((puts, deletes))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The sequential model against the rules of etcd's outside, one rule a test.
 
 use super::*;
+use crate::validate::TXN_OPERATIONS_MAX;
 
 fn put(key: &str, value: &str) -> Operation {
     Operation::Put(Put { key: key.into(), value: value.into(), ..Put::default() })
@@ -125,7 +126,8 @@ fn compare(key: &str, result: CompareResult, target: Target) -> Compare {
 #[test]
 fn compares_treat_missing_keys_as_zero_except_for_values() {
     let mut s = store(&[("a", "1"), ("b", "1")]);
-    let mut holds = |compare| run(&mut s, Txn { compare: vec![compare], ..Txn::default() }).succeeded;
+    let mut holds =
+        |compare| run(&mut s, Txn { compare: vec![compare], ..Txn::default() }).succeeded;
     assert!(holds(compare("x", CompareResult::Equal, Target::Version(0))));
     assert!(!holds(compare("x", CompareResult::NotEqual, Target::Value("1".into()))));
     assert!(holds(compare("a", CompareResult::Less, Target::Mod(3))));
@@ -145,10 +147,8 @@ fn nested_compares_look_at_the_state_before_the_txn() {
         success: vec![put("b", "unseen")],
         failure: vec![put("b", "seen")],
     };
-    let reply = run(
-        &mut s,
-        Txn { success: vec![put("a", "1"), Operation::Txn(inner)], ..Txn::default() },
-    );
+    let reply =
+        run(&mut s, Txn { success: vec![put("a", "1"), Operation::Txn(inner)], ..Txn::default() });
     assert_eq!(&*s.get(b"b").unwrap().value, b"unseen");
     assert_eq!(reply.responses[1].header().revision, 0);
 }
@@ -165,7 +165,8 @@ fn a_branch_may_not_write_a_key_twice() {
     assert_eq!(txn(vec![delete("a", "z"), put("k", "2")]), Err(Refusal::DuplicateKey));
     let nested = |op| Operation::Txn(Txn { success: vec![op], ..Txn::default() });
     assert_eq!(txn(vec![nested(put("k", "1")), put("k", "2")]), Err(Refusal::DuplicateKey));
-    let either = Txn { success: vec![put("k", "3")], failure: vec![put("k", "4")], ..Txn::default() };
+    let either =
+        Txn { success: vec![put("k", "3")], failure: vec![put("k", "4")], ..Txn::default() };
     assert!(txn(vec![Operation::Txn(either)]).is_ok());
     // The open end is taken literally by etcd's scan, so this one passes and both happen, in order.
     assert!(txn(vec![delete("k", "\0"), put("k", "2")]).is_ok());
@@ -208,7 +209,8 @@ fn put_flags_keep_value_and_lease_and_leases_take_their_keys_along() {
 #[test]
 fn undoing_gives_back_the_very_same_state() {
     for seed in 0..50 {
-        let plan = crate::generate::Plan { unknown_percent: 0, ..crate::generate::Plan::rich(seed) };
+        let plan =
+            crate::generate::Plan { unknown_percent: 0, ..crate::generate::Plan::rich(seed) };
         let history = crate::generate::generate(&plan);
         let mut s = Etcd::with_any_lease();
         let mut states = vec![s.clone()];

@@ -84,9 +84,7 @@ pub(crate) fn check(ops: &Ops<'_>, options: &Options, verdict: &mut Verdict) {
     }
     unfit.sort_unstable();
     unfit.dedup();
-    keys.retain(|key, _| {
-        !unfit.iter().any(|(start, end)| crate::op::in_range(key, start, end))
-    });
+    keys.retain(|key, _| !unfit.iter().any(|(start, end)| crate::op::in_range(key, start, end)));
     let mut keys: Vec<_> = keys.into_iter().collect();
     keys.sort_by_key(|(key, list)| (std::cmp::Reverse(list.len()), *key));
     for (key, list) in keys.into_iter().take(options.register_keys) {
@@ -125,7 +123,8 @@ fn judge(key: &Blob, list: &[usize], ops: &Ops<'_>, options: &Options, verdict: 
             verdict.violations.push(Violation::new("register", message, evidence));
         }
         wgl::Outcome::Undecided => {
-            let message = format!("{key}: {} operations in {} steps", calls.len(), options.register_budget);
+            let message =
+                format!("{key}: {} operations in {} steps", calls.len(), options.register_budget);
             verdict.undecided.push(Violation::new("register", message, Vec::new()));
         }
     }

@@ -10,7 +10,7 @@
 //! find the cycles, and a shortest one of each component is reported (`serial`), with its class: G0 (ww
 //! only), G1c (ww and wr), G-single (one rw), G2 (more), each with «-realtime» if an rt edge is needed.
 //!
-//! The order of a key's versions comes from etcd's mod revisions ([`check`] on a history), from the lists
+//! The order of a key's versions comes from etcd's mod revisions (a whole history), from the lists
 //! read ([`list_append`]), or from transactions that read and then write ([`registers`], unique values).
 //! Where a version's writer is unknown, edges go to the next one that is known: never wrong, only fewer.
 
@@ -212,11 +212,12 @@ impl Graph {
             steps.reverse();
             Cycle { steps }
         });
-        found.min_by_key(|cycle| {
-            let times = cycle.steps.iter().filter(|(_, edge)| *edge == Edge::Rt).count();
-            (cycle.steps.len(), times)
-        })
-        .expect("a component has members")
+        found
+            .min_by_key(|cycle| {
+                let times = cycle.steps.iter().filter(|(_, edge)| *edge == Edge::Rt).count();
+                (cycle.steps.len(), times)
+            })
+            .expect("a component has members")
     }
 
     /// Tarjan's strongly connected components, without recursion.
@@ -504,8 +505,11 @@ mod tests {
             list(1, 2, &[append("y", 1), read("x", &[1])]),
         ];
         assert_eq!(class(&list_append(&g1c)), ["G1c"]);
-        let stale =
-            [list(0, 1, &[append("x", 1)]), list(2, 3, &[read("x", &[])]), list(4, 5, &[read("x", &[1])])];
+        let stale = [
+            list(0, 1, &[append("x", 1)]),
+            list(2, 3, &[read("x", &[])]),
+            list(4, 5, &[read("x", &[1])]),
+        ];
         assert_eq!(class(&list_append(&stale)), ["G-single-realtime"]);
     }
 

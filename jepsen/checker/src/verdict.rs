@@ -5,7 +5,7 @@ use crate::model::Etcd;
 use crate::op::{Change, KeyValue};
 use crate::ops::{self, Outcome};
 use crate::timeline::Timeline;
-use crate::{lease, linear, registers, serial, watch};
+use crate::{lease, linear, realtime, registers, serial, watch};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -66,7 +66,7 @@ pub struct FinalState {
 /// What to assume and how hard to try.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The store before the history; a fresh one unless given (with [`Etcd::with_any_lease`]'s habit).
+    /// The store before the history; a fresh one unless given.
     pub initial: Option<Etcd>,
     /// Whether compactions happen that no record asks for.
     pub auto_compaction: bool,
@@ -204,7 +204,7 @@ pub fn check_with_truth(
         }
     });
 
-    linear::real_time(&ops, &mut verdict.violations);
+    realtime::real_time(&ops, &mut verdict.violations);
     let replay = linear::replay(records, &ops, options, known.as_ref());
     verdict.violations.extend(replay.violations);
     verdict.undecided.extend(replay.undecided);
@@ -212,9 +212,12 @@ pub fn check_with_truth(
     verdict.stats.unclaimed = replay.unclaimed;
     verdict.stats.guessed = replay.guessed.len();
 
-    linear::reads_below_compaction(&ops, options, &mut verdict.violations);
-    lease::check(&ops, &replay.lease_ends, options, &mut verdict);
+    realtime::reads_below_compaction(&ops, options, &mut verdict.violations);
+    let ends = if verdict.undecided.is_empty() { &replay.lease_ends[..] } else { &[] };
+    lease::check(&ops, ends, options, &mut verdict);
+    let known_to_be = known.is_some() || verdict.undecided.is_empty();
     let judge = watch::Judge {
+        known: known_to_be,
         timeline: known.as_ref().unwrap_or(replay.store.timeline()),
         guessed: &replay.guessed,
         ops: &ops,

@@ -20,8 +20,9 @@
 //! A watch's *expected* events are those of its range, filters and start, in order; `next` is one behind
 //! the last that came. Revisions that were only guessed (explain.rs) are never demanded.
 
+use crate::explain::Keys;
 use crate::history::{Record, WatchRecord, WatchRequest, What};
-use crate::op::{Change, Event, EventKind, Operation};
+use crate::op::{Change, Event, EventKind, Operation, in_range};
 use crate::ops::{Ops, Outcome};
 use crate::timeline::Timeline;
 use crate::verdict::{Options, Verdict, Violation};
@@ -30,7 +31,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What watches are judged by.
 pub(crate) struct Judge<'a, 'h> {
     pub timeline: &'a Timeline,
-    pub guessed: &'a BTreeSet<i64>,
+    /// Whether the timeline is known, or at least contradicts nothing.
+    pub known: bool,
+    pub guessed: &'a BTreeMap<i64, BTreeSet<Keys>>,
     pub ops: &'a Ops<'h>,
     pub options: &'a Options,
 }
@@ -116,7 +119,9 @@ impl<'h> Judge<'_, 'h> {
         }
         verdict.stats.watches = watchers.len();
         verdict.stats.events = run.events;
-        verdict.violations.append(&mut run.found);
+        // Where the replay gave up, what it took for the truth may be a wrong guess.
+        let list = if self.known { &mut verdict.violations } else { &mut verdict.undecided };
+        list.append(&mut run.found);
     }
 }
 
@@ -185,7 +190,8 @@ impl<'h> Run<'_, '_, 'h> {
                 }
                 let newest = events.iter().map(|event| event.kv.mod_revision).max().unwrap_or(0);
                 if header.revision < newest {
-                    let message = format!("header at r{} with an event of r{newest}", header.revision);
+                    let message =
+                        format!("header at r{} with an event of r{newest}", header.revision);
                     self.report("watch-header", created, record, message);
                 }
                 let before = watcher.last_revision;
@@ -218,7 +224,13 @@ impl<'h> Run<'_, '_, 'h> {
 
     /// Judges one event. `before` is the last revision of the response before, if this one isn't its
     /// continuation.
-    fn event(&mut self, watcher: &mut Watcher<'h>, record: usize, event: &Event, before: Option<i64>) {
+    fn event(
+        &mut self,
+        watcher: &mut Watcher<'h>,
+        record: usize,
+        event: &Event,
+        before: Option<i64>,
+    ) {
         self.events += 1;
         let timeline = self.judge.timeline;
         let created = watcher.created_at;
@@ -253,7 +265,9 @@ impl<'h> Run<'_, '_, 'h> {
         if revision <= watcher.bookmark {
             let message = format!("{} after a notice of r{}", told(), watcher.bookmark);
             self.report("watch-bookmarkable", created, record, message);
-        } else if place < watcher.next {
+        } else if place < watcher.next
+            && !(revision == watcher.last_revision && self.judge.guessed.contains_key(&revision))
+        {
             let message = format!("{} after an event of r{}", told(), watcher.last_revision);
             self.report("watch-ordered", created, record, message);
         } else if before == Some(revision) {
@@ -301,13 +315,28 @@ impl<'h> Run<'_, '_, 'h> {
         compactions.take_while(|known| known.call < record).any(|known| known.revision > revision)
     }
 
+    /// Whether a change surely happened. A guessed revision may be another's work, and a range delete
+    /// after it removes what is there, guessed or not. A put happens whatever was there.
+    fn certain(&self, change: &Change) -> bool {
+        let revision = change.kv.mod_revision;
+        let mut guesses = self.judge.guessed.range(..=revision);
+        match change.kind {
+            EventKind::Put => !self.judge.guessed.contains_key(&revision),
+            EventKind::Delete => !guesses.any(|(at, keys)| {
+                *at == revision
+                    || keys.iter().any(|(start, end)| in_range(&change.kv.key, start, end))
+            }),
+        }
+    }
+
     fn progress(&mut self, watcher: &mut Watcher<'h>, record: usize, revision: i64) {
         let created = watcher.created_at;
         let timeline = self.judge.timeline;
-        let due = watcher.expected[watcher.next..].iter().map(|&n| timeline.change(n).kv.mod_revision);
-        let mut due =
-            due.take_while(|due| *due <= revision).filter(|due| !self.judge.guessed.contains(due));
-        let owed = due.next();
+        let due = watcher.expected[watcher.next..].iter().map(|&number| timeline.change(number));
+        let owed = due
+            .take_while(|due| due.kv.mod_revision <= revision)
+            .find(|due| self.certain(due))
+            .map(|due| due.kv.mod_revision);
         if let Some(owed) = owed {
             let message = format!("a notice of r{revision} before the event of r{owed}");
             self.report("watch-bookmarkable", created, record, message);
@@ -355,11 +384,12 @@ impl<'h> Run<'_, '_, 'h> {
             watcher.delivered[place].is_none()
                 && (place < watcher.next || at <= owed_to)
                 && at != cut
-                && !self.judge.guessed.contains(&at)
+                && self.certain(timeline.change(watcher.expected[place]))
         });
         let Some(missing) = missing else { return };
         let at = revision(missing);
-        let mut others = (0..watcher.expected.len()).filter(|&place| watcher.delivered[place].is_some());
+        let mut others =
+            (0..watcher.expected.len()).filter(|&place| watcher.delivered[place].is_some());
         let after = (missing..watcher.next).find_map(|place| watcher.delivered[place]);
         let checker = if others.any(|place| revision(place) == at) {
             "watch-atomic"
@@ -370,10 +400,7 @@ impl<'h> Run<'_, '_, 'h> {
         } else {
             "watch-reliable"
         };
-        let message = format!(
-            "{:?} never came",
-            timeline.change(watcher.expected[missing])
-        );
+        let message = format!("{:?} never came", timeline.change(watcher.expected[missing]));
         self.report(checker, watcher.created_at, after.unwrap_or(watcher.created_at), message);
     }
 }

@@ -59,6 +59,9 @@ pub fn search<M: Model>(model: &M, calls: &[Call<M::Op>], budget: u64) -> Outcom
 
 const NONE: usize = usize::MAX;
 
+/// A set of linearized operations (its words, and how many full ones stand before them) and a state.
+type Noted<State> = (Box<[u64]>, usize, State);
+
 struct Search<'a, M: Model> {
     model: &'a M,
     calls: &'a [Call<M::Op>],
@@ -68,7 +71,7 @@ struct Search<'a, M: Model> {
     done: Vec<u64>,
     /// Sum (xor) of the marks of the linearized operations: changes in one step.
     done_hash: u64,
-    seen: HashMap<u64, Vec<(Box<[u64]>, usize, M::State)>>,
+    seen: HashMap<u64, Vec<Noted<M::State>>>,
 }
 
 /// A number that is the operation's own in the hash of a set of operations.
@@ -163,7 +166,8 @@ impl<'a, M: Model> Search<'a, M> {
         self.done_hash.hash(&mut hasher);
         // Stored without the full words in front and the empty ones behind: mostly a word or two.
         let first = self.done.iter().take_while(|word| **word == u64::MAX).count();
-        let last = self.done.iter().rposition(|word| *word != 0).map_or(first, |at| (at + 1).max(first));
+        let last =
+            self.done.iter().rposition(|word| *word != 0).map_or(first, |at| (at + 1).max(first));
         let words = &self.done[first..last];
         let known = self.seen.entry(hasher.finish()).or_default();
         if known.iter().any(|(w, f, s)| *f == first && **w == *words && s == state) {

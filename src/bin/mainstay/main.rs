@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use mainstay::config::{self, LogLevel, LogLine};
 use mainstay::runtime::tokio::{Settings, Tokio};
-use mainstay::server::{self, StopReason};
+use mainstay::server::StopReason;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -36,7 +36,8 @@ fn main() -> ExitCode {
         }
     };
     let config = parsed.config;
-    let sink = Arc::new(logging::Sink::new(config.log_format, config.log_level, &config.log_outputs));
+    let sink =
+        Arc::new(logging::Sink::new(config.log_format, config.log_level, &config.log_outputs));
     for line in &parsed.log {
         sink.print(line);
     }
@@ -66,7 +67,7 @@ async fn run(runtime: Tokio, config: config::Config, sink: Arc<logging::Sink>) -
         }
     };
     let mut signal = std::pin::pin!(signal);
-    let starting = server::start(config, runtime);
+    let starting = mainstay::start::start(config, runtime);
     let mut server = tokio::select! {
         biased;
         name = &mut signal => return End::Signal(name),

@@ -21,10 +21,7 @@ mod identity;
 mod load;
 mod verify;
 
-#[cfg(test)]
-pub(crate) mod tests;
-
-#[cfg(test)]
+#[cfg(all(test, feature = "real"))]
 pub(crate) mod tests;
 
 use std::fmt;
@@ -203,23 +200,29 @@ impl ServerTls {
     /// Does the handshake.
     ///
     /// # Errors
-    /// When it fails, the alert having been sent.
+    /// When it fails, the alert having been sent; with the stream, where it is still of use, so that
+    /// it can be closed in a way that lets the alert arrive.
     pub(super) async fn accept<S>(
         &self,
         stream: S,
-    ) -> io::Result<tokio_rustls::server::TlsStream<S>>
+    ) -> Result<tokio_rustls::server::TlsStream<S>, (io::Error, Option<S>)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut hello =
-            LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+        let mut hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
+        let mut hello = match (&mut hello).await {
+            Ok(hello) => hello,
+            Err(error) => return Err((error, hello.take_io())),
+        };
         match self.config(&hello.client_hello()) {
-            Ok(config) => hello.into_stream(config).await,
+            Ok(config) => {
+                let accepted = hello.into_stream(config).into_fallible().await;
+                accepted.map_err(|(error, stream)| (error, Some(stream)))
+            }
             Err(error) => {
                 // The peer is told that it is our fault; that it may not hear it changes nothing.
                 let _ = hello.io.write_all(&ALERT_INTERNAL_ERROR).await;
-                let _ = hello.io.shutdown().await;
-                Err(error.into())
+                Err((error.into(), Some(hello.io)))
             }
         }
     }

@@ -5,14 +5,18 @@
 //! change whose fate it does not know (Ongaro, raft-dev, July 2015). A change comes into force when
 //! the driver reports it applied; the machine may have refused it, and then it is void on every node,
 //! since every node's machine refuses it alike.
+//!
+//! A leader that its configuration no longer names goes on leading, without a vote and without taking
+//! proposals, until it has handed over. Were it to stop at once, the rest might not know that the
+//! change is committed: of two members the one that stays would need the vote of the one that is gone,
+//! whose log is longer (script `removed_leader`).
 
 use super::Node;
 use crate::raft::entry::Payload;
 use crate::raft::membership::{ConfChange, ConfChangeKind, ConfState};
-use crate::raft::message::Message;
 use crate::raft::progress::Progress;
 use crate::raft::ready::{Refusal, Role};
-use crate::types::{Index, NodeId};
+use crate::types::Index;
 
 impl Node {
     pub(super) fn admit_change(&self, change: &ConfChange) -> Result<(), Refusal> {
@@ -65,8 +69,12 @@ impl Node {
         self.conf = conf;
         let id = self.config.id;
         match self.role {
-            Role::Leader if !self.conf.is_voter(id) => self.resign(),
-            Role::Leader => self.adopt_as_leader(),
+            Role::Leader => {
+                self.adopt_as_leader();
+                if !self.conf.is_voter(id) && self.transfer.is_none() {
+                    self.find_successor();
+                }
+            }
             Role::PreCandidate | Role::Candidate if !self.conf.is_voter(id) => {
                 self.become_follower(self.term, None);
             }
@@ -94,23 +102,6 @@ impl Node {
         // A smaller quorum may already hold what the larger one did not.
         self.maybe_commit();
         self.confirm_reads();
-    }
-
-    /// Stops leading because the configuration has no place for this node, and says to the best of the
-    /// rest that it may campaign at once. What is committed is told first, or they would wait for a
-    /// timeout to learn of their own change.
-    fn resign(&mut self) {
-        let known: Vec<NodeId> = self.peers.keys().copied().collect();
-        for id in known {
-            if !self.conf.contains(id) {
-                self.peers.remove(&id);
-            }
-        }
-        self.flush_appends();
-        if let Some(heir) = self.best_heir() {
-            self.say(heir, Message::TimeoutNow);
-        }
-        self.become_follower(self.term, None);
     }
 
     /// Proposes to leave a joint configuration as soon as that may be proposed.

@@ -50,8 +50,29 @@ impl Node {
             transfer.elapsed += 1;
             if transfer.elapsed >= self.config.election_ticks {
                 self.transfer = None;
+                if !self.conf.is_voter(self.config.id) {
+                    self.resign();
+                }
             }
         }
+    }
+
+    /// Hands over because the configuration has no vote for this node any more.
+    pub(super) fn find_successor(&mut self) {
+        let voters = self.peers.iter().filter(|(id, _)| self.conf.voters.contains(id));
+        let best =
+            voters.max_by_key(|(id, peer)| (peer.active, peer.matched(), std::cmp::Reverse(**id)));
+        match best.map(|(id, _)| *id) {
+            Some(heir) => self.on_transfer_request(heir),
+            None => self.resign(),
+        }
+    }
+
+    /// Stops leading. What is committed is told first: the others may live by a configuration that is
+    /// over, and nobody else can tell them.
+    fn resign(&mut self) {
+        self.flush_appends();
+        self.become_follower(self.term, None);
     }
 
     /// Begins a transfer to whoever is best placed, because this node had better not lead.
@@ -64,7 +85,7 @@ impl Node {
     }
 
     /// Returns the voter, heard of lately, whose log is longest.
-    pub(super) fn best_heir(&self) -> Option<NodeId> {
+    fn best_heir(&self) -> Option<NodeId> {
         let able = self.peers.iter().filter(|(id, peer)| {
             let caught_up = peer.matched() >= self.commit;
             self.conf.voters.contains(id) && peer.active && caught_up

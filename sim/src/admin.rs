@@ -1,0 +1,127 @@
+//! The operator's hand: what the nemesis and the final demands ask of members, over the same gRPC as
+//! everybody, from a machine whose links are never cut.
+
+use std::time::Duration;
+
+use mainstay::proto::etcdserverpb as pb;
+use tonic::Status;
+
+use crate::time::within;
+use crate::workload::endpoint::Endpoint;
+
+/// An operator at a terminal.
+#[derive(Clone)]
+pub struct Admin {
+    endpoint: Endpoint,
+    patience: Duration,
+}
+
+/// What went wrong; the text is for people and for telling refusals apart.
+pub type Outcome<T> = Result<T, String>;
+
+fn flat<T>(answer: Option<Result<tonic::Response<T>, Status>>) -> Outcome<T> {
+    match answer {
+        Some(Ok(reply)) => Ok(reply.into_inner()),
+        Some(Err(status)) => Err(format!("{:?}: {}", status.code(), status.message())),
+        None => Err("no answer in time".to_owned()),
+    }
+}
+
+impl Admin {
+    /// Sits down at a machine.
+    pub fn new(endpoint: Endpoint, patience: Duration) -> Self {
+        Self { endpoint, patience }
+    }
+
+    /// Asks a member how it is.
+    pub async fn status(&mut self, member: &str) -> Outcome<pb::StatusResponse> {
+        let mut client = self.endpoint.maintenance(member);
+        flat(within(self.patience, client.status(pb::StatusRequest {})).await)
+    }
+
+    /// Asks a member for the hash of its keys at a revision.
+    pub async fn hash_kv(&mut self, member: &str, revision: i64) -> Outcome<pb::HashKvResponse> {
+        let mut client = self.endpoint.maintenance(member);
+        flat(within(self.patience, client.hash_kv(pb::HashKvRequest { revision })).await)
+    }
+
+    /// Reads all keys of a member at a revision from its own state.
+    pub async fn all_keys(&mut self, member: &str, revision: i64) -> Outcome<pb::RangeResponse> {
+        let request = pb::RangeRequest {
+            key: bytes::Bytes::from_static(b"\0"),
+            range_end: bytes::Bytes::from_static(b"\0"),
+            revision,
+            serializable: true,
+            ..pb::RangeRequest::default()
+        };
+        let mut client = self.endpoint.kv(member);
+        flat(within(self.patience, client.range(request)).await)
+    }
+
+    /// Lists the members, as one member knows them.
+    pub async fn member_list(&mut self, member: &str) -> Outcome<Vec<pb::Member>> {
+        let mut client = self.endpoint.cluster(member);
+        let request = pb::MemberListRequest { linearizable: true };
+        flat(within(self.patience, client.member_list(request)).await).map(|reply| reply.members)
+    }
+
+    /// Adds a member.
+    pub async fn member_add(
+        &mut self,
+        member: &str,
+        url: &str,
+        learner: bool,
+    ) -> Outcome<pb::MemberAddResponse> {
+        let mut client = self.endpoint.cluster(member);
+        let request = pb::MemberAddRequest { peer_urls: vec![url.to_owned()], is_learner: learner };
+        flat(within(self.patience, client.member_add(request)).await)
+    }
+
+    /// Removes a member.
+    pub async fn member_remove(&mut self, member: &str, id: u64) -> Outcome<()> {
+        let mut client = self.endpoint.cluster(member);
+        flat(within(self.patience, client.member_remove(pb::MemberRemoveRequest { id })).await)
+            .map(drop)
+    }
+
+    /// Makes a voter of a learner.
+    pub async fn member_promote(&mut self, member: &str, id: u64) -> Outcome<()> {
+        let mut client = self.endpoint.cluster(member);
+        flat(within(self.patience, client.member_promote(pb::MemberPromoteRequest { id })).await)
+            .map(drop)
+    }
+
+    /// Moves leadership away from a member that has it.
+    pub async fn move_leader(&mut self, member: &str, target: u64) -> Outcome<()> {
+        let mut client = self.endpoint.maintenance(member);
+        let request = pb::MoveLeaderRequest { target_id: target };
+        flat(within(self.patience, client.move_leader(request)).await).map(drop)
+    }
+
+    /// Puts a key.
+    pub async fn put(&mut self, member: &str, key: &str, value: &str) -> Outcome<pb::PutResponse> {
+        let request = pb::PutRequest {
+            key: bytes::Bytes::copy_from_slice(key.as_bytes()),
+            value: bytes::Bytes::copy_from_slice(value.as_bytes()),
+            ..pb::PutRequest::default()
+        };
+        let mut client = self.endpoint.kv(member);
+        flat(within(self.patience, client.put(request)).await)
+    }
+
+    /// Returns which of some members leads, as it says itself.
+    pub async fn leader(&mut self, members: &[String]) -> Option<String> {
+        let mut best: Option<(u64, String)> = None;
+        for member in members {
+            let Ok(status) = self.status(member).await else { continue };
+            let own = status.header.as_ref().map_or(0, |h| h.member_id);
+            if status.leader == own
+                && own != 0
+                && best.as_ref().is_none_or(|(term, _)| *term < status.raft_term)
+            {
+                best = Some((status.raft_term, member.clone()));
+            }
+        }
+        best.map(|(_, member)| member)
+    }
+}

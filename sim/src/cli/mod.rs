@@ -1,0 +1,190 @@
+//! What a person types.
+
+mod swarm;
+
+use std::process::{Command, ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use sim::plan::Plan;
+use sim::{run, storm};
+
+/// The deterministic cluster: a seed in, a verdict out.
+///
+/// Level 0 (`storm`) runs the bare Raft core, level 1 (`run`, `swarm`) whole production servers on a
+/// simulated network, disk and clock. Every run is decided by its seed and can be replayed.
+#[derive(Parser)]
+#[command(name = "sim", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Run one whole-server seed: print its plan, what happened, and the verdict.
+    Run(Run),
+    /// Run many seeds, whole-server and storm, on two threads, until done or Ctrl-C.
+    Swarm(swarm::Swarm),
+    /// Run seeds of the bare Raft core.
+    Storm(Storm),
+    /// Run a seed in two fresh processes and compare their event hashes.
+    Twice(Twice),
+    /// Run seeds and print how often each fault took effect.
+    Faults(Faults),
+}
+
+#[derive(Args)]
+struct Run {
+    /// The seed.
+    #[arg(long)]
+    seed: u64,
+    /// Print the members' log lines as they come.
+    #[arg(long)]
+    log: bool,
+    /// Write the clients' history (JSON lines) to this file.
+    #[arg(long)]
+    history: Option<std::path::PathBuf>,
+    /// Print only the event hash.
+    #[arg(long)]
+    hash: bool,
+    /// Switch on a planted defect (needs a build with `--features mutants`).
+    #[arg(long)]
+    mutant: Vec<String>,
+}
+
+#[derive(Args)]
+struct Storm {
+    /// One seed.
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// How many seeds.
+    #[arg(long, default_value_t = 1_000)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+}
+
+#[derive(Args)]
+struct Twice {
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// How many seeds.
+    #[arg(long, default_value_t = 5)]
+    seeds: u64,
+}
+
+#[derive(Args)]
+struct Faults {
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// How many seeds.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+}
+
+/// Runs what was typed.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let held = match cli.command {
+        What::Run(args) => run_one(&args),
+        What::Swarm(args) => swarm::run(&args),
+        What::Storm(args) => run_storm(&args),
+        What::Twice(args) => run_twice(&args),
+        What::Faults(args) => swarm::faults(args.from, args.seeds),
+    };
+    if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run_one(args: &Run) -> bool {
+    let options = run::Options {
+        echo: args.log,
+        mutants: args.mutant.clone(),
+        history: args.history.clone(),
+    };
+    if !args.hash {
+        println!("{}", Plan::draw(args.seed));
+    }
+    quiet_panics();
+    match run::run(args.seed, &options) {
+        Ok(report) if args.hash => println!("{:016x} {}", report.hash.0, report.hash.1),
+        Ok(report) => {
+            println!("{report}");
+            for (fault, times) in &report.fired {
+                println!("  {fault} ×{times}");
+            }
+            println!("held");
+        }
+        Err(failure) if args.hash => {
+            println!("{:016x} {}", failure.report.hash.0, failure.report.hash.1);
+        }
+        Err(failure) => {
+            println!("{failure}");
+            return false;
+        }
+    }
+    true
+}
+
+/// A panic in a run is part of its verdict; where it happened is printed, the rest is not.
+fn quiet_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        if std::env::var_os("RUST_BACKTRACE").is_some() {
+            eprintln!("{info}\n{}", std::backtrace::Backtrace::force_capture());
+        } else {
+            eprintln!("{info}");
+        }
+    }));
+}
+
+fn run_storm(args: &Storm) -> bool {
+    let seeds = match args.seed {
+        Some(seed) => seed..seed + 1,
+        None => args.from..args.from + args.seeds,
+    };
+    let mut counts = storm::Counts::default();
+    for seed in seeds {
+        match storm::run(seed, &storm::Options::default()) {
+            Ok(report) if args.seed.is_some() => println!("{report:?}"),
+            Ok(report) => counts.add(&report.counts),
+            Err(violation) => {
+                println!("{violation}");
+                return false;
+            }
+        }
+    }
+    if args.seed.is_none() {
+        println!("{} seeds held: {counts:?}", args.seeds);
+    }
+    true
+}
+
+/// Runs each seed in two processes of this program.
+fn run_twice(args: &Twice) -> bool {
+    let Ok(program) = std::env::current_exe() else {
+        println!("this program does not know its own file");
+        return false;
+    };
+    let hash = |seed: u64| {
+        let seed = seed.to_string();
+        let output = Command::new(&program).args(["run", "--hash", "--seed", &seed]).output();
+        output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default()
+    };
+    let mut same = true;
+    for seed in args.from..args.from + args.seeds {
+        let (first, second) = (hash(seed), hash(seed));
+        let equal = first == second && !first.is_empty();
+        println!("seed {seed}: {first} {}", if equal { "twice" } else { &second });
+        if !equal {
+            println!(
+                "seed {seed} differs between two processes; compare\n  \
+                 MAINSTAY_SIM_TRACE=/tmp/a cargo run -p sim -- run --seed {seed}\n  \
+                 MAINSTAY_SIM_TRACE=/tmp/b cargo run -p sim -- run --seed {seed}"
+            );
+        }
+        same &= equal;
+    }
+    same
+}

@@ -1,0 +1,262 @@
+//! Many seeds: on two threads, with progress, and a clean end at Ctrl-C.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use sim::plan::Fault;
+use sim::run::{self, Report};
+use sim::storm;
+
+/// What to run.
+#[derive(Args)]
+pub struct Swarm {
+    /// Run for this many seconds (whole-server seeds, and storm seeds in a tenth of the time).
+    #[arg(long, conflicts_with_all = ["seeds", "storm_seeds"])]
+    seconds: Option<u64>,
+    /// Whole-server seeds.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// Storm seeds.
+    #[arg(long)]
+    storm_seeds: Option<u64>,
+    /// The first seed; by default the time of day, so that each campaign sees new ones.
+    #[arg(long)]
+    from: Option<u64>,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    threads: u64,
+    /// Go on after a failed seed.
+    #[arg(long)]
+    keep_going: bool,
+}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn on_interrupt(_: libc::c_int) {
+    STOP.store(true, Ordering::SeqCst);
+}
+
+#[derive(Default)]
+struct Sums {
+    seeds: u64,
+    storm_seeds: u64,
+    simulated: Duration,
+    storm_simulated: Duration,
+    operations: u64,
+    packets: u64,
+    faults: BTreeMap<Fault, (u64, u64)>,
+    failed: Vec<u64>,
+    storm_failed: Vec<u64>,
+    undecided: u64,
+}
+
+impl Sums {
+    fn take(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.simulated += report.simulated;
+        self.operations += report.score.sent;
+        self.packets += report.network.packets;
+        self.undecided += u64::from(report.undecided > 0);
+        for (fault, times) in &report.fired {
+            let (seeds, sum) = self.faults.entry(*fault).or_default();
+            *seeds += 1;
+            *sum += times;
+        }
+    }
+}
+
+struct Campaign {
+    sums: Mutex<Sums>,
+    next: AtomicU64,
+    next_storm: AtomicU64,
+    began: Instant,
+    stop: AtomicBool,
+    keep_going: bool,
+    from: u64,
+}
+
+impl Campaign {
+    fn new(from: u64, keep_going: bool) -> Self {
+        Self {
+            sums: Mutex::default(),
+            next: AtomicU64::new(0),
+            next_storm: AtomicU64::new(0),
+            began: wall_now(),
+            stop: AtomicBool::new(false),
+            keep_going,
+            from,
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        STOP.load(Ordering::SeqCst) || self.stop.load(Ordering::SeqCst)
+    }
+
+    fn whole_server(&self, seed: u64) {
+        let result = run::run(seed, &run::Options::default());
+        let mut sums = self.sums.lock().expect("nobody panics while counting");
+        match result {
+            Ok(report) => sums.take(&report),
+            Err(failure) => {
+                sums.take(&failure.report);
+                sums.failed.push(seed);
+                drop(sums);
+                println!("\n{failure}\n");
+                self.stop.fetch_or(!self.keep_going, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn storm(&self, seed: u64) {
+        let result = storm::run(seed, &storm::Options::default());
+        let mut sums = self.sums.lock().expect("nobody panics while counting");
+        sums.storm_seeds += 1;
+        match result {
+            Ok(report) => sums.storm_simulated += Duration::from_micros(report.simulated),
+            Err(violation) => {
+                sums.storm_failed.push(seed);
+                drop(sums);
+                println!("\n{violation}\n");
+                self.stop.fetch_or(!self.keep_going, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn line(&self, total: Option<u64>) -> String {
+        let sums = self.sums.lock().expect("nobody panics while counting");
+        let seconds = self.began.elapsed().as_secs_f64().max(0.001);
+        let hours = |d: Duration| d.as_secs_f64() / 3600.0;
+        let mut text = format!(
+            "{:.0} s: {} whole-server seeds ({:.1}/s, {:.1} simulated hours, {:.2} h a minute), \
+             {} storm seeds ({:.1} h), {} operations, {} packets",
+            seconds,
+            sums.seeds,
+            sums.seeds as f64 / seconds,
+            hours(sums.simulated),
+            hours(sums.simulated) / seconds * 60.0,
+            sums.storm_seeds,
+            hours(sums.storm_simulated),
+            sums.operations,
+            sums.packets,
+        );
+        let done = sums.seeds + sums.storm_seeds;
+        if let Some(total) = total.filter(|total| done > 0 && done < *total) {
+            let left = seconds / done as f64 * (total - done) as f64;
+            text.push_str(&format!(", about {left:.0} s to go"));
+        }
+        if !sums.failed.is_empty() {
+            text.push_str(&format!(", FAILED {:?}", sums.failed));
+        }
+        text
+    }
+}
+
+/// Reads the machine's clock: campaigns are timed in real time, runs are not.
+fn wall_now() -> Instant {
+    Instant::now()
+}
+
+fn default_from() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| d.as_secs()) * 1_000_000
+}
+
+/// Runs a campaign and says whether everything held.
+pub fn run(args: &Swarm) -> bool {
+    // SAFETY: the handler does nothing but store into an atomic.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::signal(libc::SIGINT, on_interrupt as *const () as libc::sighandler_t);
+    }
+    let from = args.from.unwrap_or_else(default_from);
+    let campaign = Campaign::new(from, args.keep_going);
+    let (seeds, storm_seeds) = match (args.seeds, args.storm_seeds) {
+        (None, None) if args.seconds.is_some() => (u64::MAX, u64::MAX),
+        (None, None) => (100, 1_000),
+        (seeds, storm_seeds) => (seeds.unwrap_or(0), storm_seeds.unwrap_or(0)),
+    };
+    let limit = args.seconds.map(Duration::from_secs);
+    println!("seeds from {from} on; Ctrl-C ends the campaign after the seeds that are running");
+    let live = std::io::stderr().is_terminal();
+    let total = limit.is_none().then(|| seeds.saturating_add(storm_seeds));
+    std::thread::scope(|scope| {
+        for _ in 0..args.threads.max(1) {
+            scope.spawn(|| work(&campaign, seeds, storm_seeds, limit));
+        }
+        let pause = Duration::from_secs(if live { 1 } else { 30 });
+        let mut told = wall_now();
+        while !campaign.stopped() && !over(&campaign, seeds, storm_seeds, limit) {
+            std::thread::sleep(Duration::from_millis(100));
+            if told.elapsed() >= pause {
+                told = wall_now();
+                let end = if live { "\r" } else { "\n" };
+                eprint!("{}{end}", campaign.line(total));
+            }
+        }
+    });
+    println!("\n{}", campaign.line(None));
+    let sums = campaign.sums.lock().expect("nobody panics while counting");
+    if STOP.load(Ordering::SeqCst) {
+        println!("interrupted; what was covered: seeds {from} to {}", from + sums.seeds);
+    }
+    if sums.undecided > 0 {
+        println!("{} seeds had questions beyond the checker's budget", sums.undecided);
+    }
+    for seed in &sums.failed {
+        println!("failed; replay: cargo run -p sim -- run --seed {seed}");
+    }
+    for seed in &sums.storm_failed {
+        println!("failed; replay: cargo run -p sim -- storm --seed {seed}");
+    }
+    sums.failed.is_empty() && sums.storm_failed.is_empty()
+}
+
+fn over(campaign: &Campaign, seeds: u64, storm_seeds: u64, limit: Option<Duration>) -> bool {
+    let sums = campaign.sums.lock().expect("nobody panics while counting");
+    limit.is_some_and(|limit| campaign.began.elapsed() >= limit)
+        || (sums.seeds >= seeds && sums.storm_seeds >= storm_seeds)
+}
+
+fn work(campaign: &Campaign, seeds: u64, storm_seeds: u64, limit: Option<Duration>) {
+    let done = |limit: Option<Duration>, share: u32| {
+        campaign.stopped()
+            || limit.is_some_and(|limit| campaign.began.elapsed() >= limit / 10 * share)
+    };
+    while !done(limit, 1) {
+        let n = campaign.next_storm.fetch_add(1, Ordering::SeqCst);
+        if n >= storm_seeds {
+            break;
+        }
+        campaign.storm(campaign.from.wrapping_add(n));
+    }
+    while !done(limit, 10) {
+        let n = campaign.next.fetch_add(1, Ordering::SeqCst);
+        if n >= seeds {
+            break;
+        }
+        campaign.whole_server(campaign.from.wrapping_add(n));
+    }
+}
+
+/// Runs seeds and prints how often each fault took effect.
+pub fn faults(from: u64, seeds: u64) -> bool {
+    let campaign = Campaign::new(from, true);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| work(&campaign, seeds, 0, None));
+        }
+    });
+    let sums = campaign.sums.lock().expect("nobody panics while counting");
+    println!("{:<20} {:>8} {:>8} {:>8}", "fault", "times", "seeds", "share");
+    for fault in Fault::ALL {
+        let (with, times) = sums.faults.get(fault).copied().unwrap_or_default();
+        let share = with as f64 / sums.seeds.max(1) as f64 * 100.0;
+        println!("{:<20} {times:>8} {with:>8} {share:>7.1}%", fault.name());
+    }
+    println!("{} seeds, {} failed", sums.seeds, sums.failed.len());
+    sums.failed.is_empty()
+}

@@ -1,0 +1,419 @@
+//! The plan of a run: everything that the seed decides before the first event.
+//!
+//! Swarm testing (Groce and others, 2012): a run does not use all kinds of operations and faults with
+//! fixed weights; it first draws *which* kinds there are and how often, and what ranges delays and
+//! sizes come from. So some seeds know only power losses and tiny values, others only partitions.
+//!
+//! A plan prints itself; the verdict of a failed run begins with it.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::network::Params;
+use crate::rng::Rng;
+
+/// Everything that is decided beforehand.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// Members at the beginning: 1, 3 or 5.
+    pub members: u32,
+    /// What the members are started with.
+    pub tuning: Tuning,
+    /// How long faults strike.
+    pub rough: Duration,
+    /// The network while they do.
+    pub network: Params,
+    /// Each member's clock: offset in milliseconds and rate in millionths.
+    pub clocks: Vec<(i64, u32)>,
+    /// Each member's disk: the shortest and longest time of a job, in microseconds.
+    pub disks: Vec<(u64, u64)>,
+    /// The kinds of faults that strike, with weights.
+    pub faults: Vec<(Fault, u64)>,
+    /// The pause between two faults, in milliseconds.
+    pub fault_pause: (u64, u64),
+    /// How long a fault that lasts does, in milliseconds.
+    pub fault_length: (u64, u64),
+    /// What clients do.
+    pub load: Load,
+}
+
+/// What a member's command line says beyond names and addresses.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// `--heartbeat-interval`, in milliseconds.
+    pub heartbeat: u64,
+    /// `--election-timeout`, in milliseconds.
+    pub election: u64,
+    /// `--snapshot-count`.
+    pub snapshot_count: u64,
+    /// `--snapshot-catchup-entries`.
+    pub catchup: u64,
+    /// `--backend-batch-interval`, in milliseconds.
+    pub batch_interval: u64,
+    /// `--compaction-batch-limit`.
+    pub scrub_rows: u64,
+    /// `--compaction-sleep-interval`, in milliseconds.
+    pub scrub_pause: u64,
+    /// `--watch-progress-notify-interval`, in milliseconds.
+    pub progress_interval: u64,
+    /// `--pre-vote`.
+    pub pre_vote: bool,
+}
+
+/// What clients do.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// Clients that read and write.
+    pub clients: u32,
+    /// Clients that watch.
+    pub watchers: u32,
+    /// Keys.
+    pub keys: u64,
+    /// The longest value.
+    pub value_max: u64,
+    /// The pause between two operations, in milliseconds.
+    pub think: (u64, u64),
+    /// How long a client waits for an answer, in milliseconds.
+    pub patience: u64,
+    /// The kinds of operations, with weights.
+    pub mix: Vec<(Kind, u64)>,
+    /// Of a million operations, how many go to another member than the one before.
+    pub wander: u32,
+    /// The shortest and longest TTL asked for, in seconds.
+    pub ttl: (i64, i64),
+}
+
+macro_rules! kinds {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            /// All kinds.
+            pub const ALL: &[$name] = &[$($name::$variant),*];
+
+            /// Returns its name.
+            pub fn name(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The kinds of operations.
+    Kind {
+        /// Put one key.
+        Put = "put",
+        /// Read one key or some, linearizably.
+        Get = "get",
+        /// Read from the member's own state.
+        SerializableGet = "serializable-get",
+        /// Read at an older revision.
+        HistoricalGet = "historical-get",
+        /// Delete a key or some.
+        Delete = "delete",
+        /// Compare and set one key.
+        CompareAndSet = "cas",
+        /// A transaction over several keys.
+        Txn = "txn",
+        /// A transaction that only reads.
+        ReadTxn = "read-txn",
+        /// Grant a lease and hang a key on it.
+        Lease = "lease",
+        /// Renew a lease.
+        KeepAlive = "keep-alive",
+        /// Revoke a lease.
+        Revoke = "revoke",
+        /// Ask what is left of a lease.
+        TimeToLive = "time-to-live",
+        /// Compact.
+        Compact = "compact",
+    }
+}
+
+kinds! {
+    /// The kinds of faults.
+    Fault {
+        /// One member hears and is heard by nobody.
+        IsolateOne = "isolate-one",
+        /// The leader is.
+        IsolateLeader = "isolate-leader",
+        /// Two parts that do not hear one another.
+        Halves = "halves",
+        /// Each member hears only its neighbours in a ring: every member sees a different majority.
+        Ring = "ring",
+        /// Two parts that share one member.
+        Bridge = "bridge",
+        /// One link is cut in one direction.
+        OneWay = "one-way",
+        /// A member hears nobody, but is heard.
+        Deaf = "deaf",
+        /// A member is heard by nobody, but hears.
+        Mute = "mute",
+        /// Links are cut one after the other, and healed in another order.
+        Swizzle = "swizzle",
+        /// Clients lose their way to a member.
+        CutClients = "cut-clients",
+        /// Connections between two machines are reset.
+        Reset = "reset",
+        /// One link is slow.
+        SlowLink = "slow-link",
+        /// A burst of losses and delays everywhere.
+        Storm = "storm",
+        /// A process is killed, and started again.
+        Kill = "kill",
+        /// The leader's is.
+        KillLeader = "kill-leader",
+        /// All are.
+        KillAll = "kill-all",
+        /// One is, again and again.
+        RestartStorm = "restart-storm",
+        /// A process is stopped by SIGTERM, and started again.
+        Stop = "stop",
+        /// A process gets no processor for a while.
+        Pause = "pause",
+        /// The leader's gets none for longer than leases and elections last.
+        PauseLeader = "pause-leader",
+        /// A process dies in the n-th disk call from now.
+        DieInCall = "die-in-call",
+        /// A process dies at a crash point.
+        DieAtPoint = "die-at-point",
+        /// A machine loses its power.
+        PowerLoss = "power-loss",
+        /// All do.
+        PowerLossAll = "power-loss-all",
+        /// A machine loses its power in the n-th disk call from now.
+        PowerLossInCall = "power-loss-in-call",
+        /// A disk is slow.
+        SlowDisk = "slow-disk",
+        /// A disk does nothing for a while.
+        StallDisk = "stall-disk",
+        /// A disk is full for a while.
+        FullDisk = "full-disk",
+        /// Writes fail.
+        WriteError = "write-error",
+        /// A sync fails.
+        SyncError = "sync-error",
+        /// A disk is lost; the member is removed, and another takes its place.
+        Wipe = "wipe",
+        /// A member is added as a learner, promoted, and another removed.
+        Grow = "grow",
+        /// Leadership is moved.
+        MoveLeader = "move-leader",
+        /// A wall clock jumps.
+        ClockJump = "clock-jump",
+        /// A clock's rate changes (with the next start).
+        ClockRate = "clock-rate",
+    }
+}
+
+/// Draws with an emphasis on the small: a range of orders of magnitude first.
+fn skewed(rng: &mut Rng, low: u64, high: u64) -> u64 {
+    let mut high = high;
+    while high > low * 2 && rng.below(2) == 0 {
+        high /= 2;
+    }
+    rng.between(low, high.max(low))
+}
+
+/// Draws a range within bounds.
+fn range(rng: &mut Rng, low: u64, high: u64) -> (u64, u64) {
+    let (a, b) = (skewed(rng, low, high), skewed(rng, low, high));
+    (a.min(b), a.max(b))
+}
+
+/// Draws which kinds there are, and their weights; at least one.
+fn some<T: Copy>(rng: &mut Rng, all: &[T], per_million: u32) -> Vec<(T, u64)> {
+    let mut chosen: Vec<(T, u64)> =
+        all.iter().filter(|_| rng.chance(per_million)).map(|kind| (*kind, 1)).collect();
+    if chosen.is_empty() {
+        chosen.push((*rng.pick(all), 1));
+    }
+    for (_, weight) in &mut chosen {
+        *weight = rng.between(1, 8);
+    }
+    chosen
+}
+
+impl Plan {
+    /// Draws a run's plan.
+    pub fn draw(seed: u64) -> Self {
+        let rng = &mut Rng::new(seed, "plan");
+        let members = *rng.pick(&[1, 3, 3, 3, 3, 3, 5]);
+        let quiet = rng.chance(50_000);
+        let density = *rng.pick(&[100_000, 250_000, 500_000, 900_000]);
+        let mut faults = some(rng, Fault::ALL, density);
+        if quiet {
+            faults.clear();
+        }
+        let drift = *rng.pick(&[0, 0, 1_000, 50_000]);
+        let offset = *rng.pick(&[0, 500, 60_000, 86_400_000]);
+        let mut clocks = Vec::new();
+        let mut disks = Vec::new();
+        for _ in 0..members {
+            let shift = i64::try_from(rng.below(2 * offset + 1)).unwrap_or(0)
+                - i64::try_from(offset).unwrap_or(0);
+            let rate = 1_000_000 - drift + rng.below(2 * drift + 1);
+            clocks.push((shift, u32::try_from(rate).unwrap_or(1_000_000)));
+            disks.push(range(rng, 50, 20_000));
+        }
+        Self {
+            seed,
+            members,
+            tuning: Tuning::draw(rng),
+            rough: Duration::from_millis(rng.between(5_000, 25_000)),
+            network: draw_network(rng),
+            clocks,
+            disks,
+            faults,
+            fault_pause: range(rng, 100, 4_000),
+            fault_length: range(rng, 100, 8_000),
+            load: Load::draw(rng),
+        }
+    }
+
+    /// By how much the members' clocks may differ in rate from the simulation's, in millionths.
+    pub fn drift_max(&self) -> u64 {
+        let of = |rate: u32| u64::from(rate.abs_diff(1_000_000));
+        let drawn = self.clocks.iter().map(|(_, rate)| of(*rate)).max().unwrap_or(0);
+        let changes = self.faults.iter().any(|(fault, _)| *fault == Fault::ClockRate);
+        if changes { drawn.max(CLOCK_RATE_CHANGE) } else { drawn }
+    }
+}
+
+/// By how much [`Fault::ClockRate`] changes a rate at the most, in millionths.
+pub const CLOCK_RATE_CHANGE: u64 = 50_000;
+
+fn draw_network(rng: &mut Rng) -> Params {
+    let (low, high) = range(rng, 50, 20_000);
+    let tail = *rng.pick(&[0, 0, 5_000, 50_000]);
+    Params {
+        delay: (Duration::from_micros(low), Duration::from_micros(high)),
+        tail: (tail, Duration::from_millis(rng.between(10, 2_000))),
+        loss: *rng.pick(&[0, 0, 1_000, 10_000, 100_000]),
+        retransmit: Duration::from_millis(rng.between(100, 400)),
+        give_up: Duration::from_secs(rng.between(3, 20)),
+        window: *rng.pick(&[16 << 10, 256 << 10, 4 << 20]),
+        segment: *rng.pick(&[1_400, 16 << 10, 64 << 10, 1 << 20]),
+    }
+}
+
+impl Tuning {
+    fn draw(rng: &mut Rng) -> Self {
+        let heartbeat = *rng.pick(&[20, 50, 100, 100]);
+        Self {
+            heartbeat,
+            election: heartbeat * *rng.pick(&[5, 10, 10, 20]),
+            snapshot_count: skewed(rng, 5, 10_000),
+            catchup: skewed(rng, 1, 5_000),
+            batch_interval: skewed(rng, 5, 500),
+            scrub_rows: skewed(rng, 1, 1_000),
+            scrub_pause: skewed(rng, 1, 20),
+            progress_interval: skewed(rng, 200, 10_000),
+            pre_vote: rng.chance(900_000),
+        }
+    }
+}
+
+impl Load {
+    fn draw(rng: &mut Rng) -> Self {
+        let mut mix = some(rng, Kind::ALL, *rng.clone().pick(&[300_000, 600_000, 900_000]));
+        // A run in which nothing is written judges nothing.
+        mix.push((Kind::Put, rng.between(1, 8)));
+        mix.push((Kind::Get, rng.between(1, 8)));
+        let shortest = i64::try_from(rng.between(1, 3)).unwrap_or(1);
+        Self {
+            clients: u32::try_from(rng.between(1, 8)).unwrap_or(1),
+            watchers: u32::try_from(rng.below(5)).unwrap_or(0),
+            keys: skewed(rng, 1, 60),
+            value_max: skewed(rng, 8, *rng.clone().pick(&[64, 2_000, 40_000])),
+            think: range(rng, 1, 200),
+            patience: rng.between(300, 8_000),
+            mix,
+            wander: *rng.pick(&[0, 50_000, 300_000, 1_000_000]),
+            ttl: (shortest, shortest + i64::try_from(rng.below(8)).unwrap_or(0)),
+        }
+    }
+}
+
+fn list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[(T, u64)]) -> fmt::Result {
+    for (i, (item, weight)) in items.iter().enumerate() {
+        let comma = if i == 0 { "" } else { ", " };
+        write!(f, "{comma}{item}×{weight}")?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tuning { heartbeat, election, snapshot_count, catchup, .. } = self.tuning;
+        writeln!(
+            f,
+            "seed {}: {} members, {:?} rough; heartbeat {heartbeat} ms, election {election} ms, \
+             snapshot every {snapshot_count}, catch-up {catchup}, commit every {} ms, scrub {} rows \
+             every {} ms, progress every {} ms, pre-vote {}",
+            self.seed,
+            self.members,
+            self.rough,
+            self.tuning.batch_interval,
+            self.tuning.scrub_rows,
+            self.tuning.scrub_pause,
+            self.tuning.progress_interval,
+            self.tuning.pre_vote,
+        )?;
+        writeln!(f, "  network {:?}", self.network)?;
+        writeln!(f, "  clocks (ms, ppm) {:?}; disks (µs) {:?}", self.clocks, self.disks)?;
+        write!(f, "  faults every {:?} ms for {:?} ms: ", self.fault_pause, self.fault_length)?;
+        list(f, &self.faults)?;
+        let load = &self.load;
+        write!(
+            f,
+            "\n  {} clients, {} watchers, {} keys, values to {} B, think {:?} ms, patience {} ms, \
+             wander {} ppm, TTL {:?} s: ",
+            load.clients,
+            load.watchers,
+            load.keys,
+            load.value_max,
+            load.think,
+            load.patience,
+            load.wander,
+            load.ttl
+        )?;
+        list(f, &load.mix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_seed_always_draws_the_same_plan_and_seeds_differ() {
+        let plans: BTreeSet<String> = (0..200).map(|seed| Plan::draw(seed).to_string()).collect();
+        assert_eq!(plans.len(), 200);
+        assert_eq!(Plan::draw(7).to_string(), Plan::draw(7).to_string());
+    }
+
+    #[test]
+    fn every_kind_of_fault_and_operation_is_in_at_least_a_tenth_of_the_plans() {
+        for fault in Fault::ALL {
+            let with = |seed: &u64| Plan::draw(*seed).faults.iter().any(|(f, _)| f == fault);
+            assert!((0..500).filter(with).count() > 50, "{fault}");
+        }
+        for kind in Kind::ALL {
+            let with = |seed: &u64| Plan::draw(*seed).load.mix.iter().any(|(k, _)| k == kind);
+            assert!((0..500).filter(with).count() > 50, "{kind}");
+        }
+    }
+}

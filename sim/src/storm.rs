@@ -1,0 +1,354 @@
+//! The core in a storm (L0): one to nine Raft nodes in a discrete-event loop, no runtime, no threads.
+//! A seed draws every parameter; messages are lost, late, repeated and reordered; disks are slow and
+//! forget; nodes die, pause and are reconfigured. After every step every invariant in
+//! [`invariants`] is checked. Then everything heals, and progress is *demanded*: a leader, a new
+//! commit, equal machines everywhere; calm, in which nobody disturbs the leader; and progress once more
+//! with only the links of one node left.
+//!
+//! A verdict is a function of the seed: the same seed gives the same event hash in any process.
+//! What is not here: the real driver, disk formats, transport and state machine. They run in the
+//! whole-server simulation.
+
+mod disk;
+mod driver;
+mod invariants;
+mod machine;
+mod nemesis;
+mod network;
+mod plan;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mainstay::raft::{Random, Role};
+use mainstay::types::{Index, NodeId};
+
+pub use self::invariants::Broken;
+use self::plan::Draw;
+pub use self::plan::{Fault, Plan};
+use self::world::{Outcome, World};
+
+/// How a run may differ from what its seed says.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Properties not to look at: how else would a later symptom of a defect be seen?
+    pub blind_to: Vec<String>,
+}
+
+/// What happened in a run that held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// A hash of every event in order.
+    pub hash: u64,
+    /// Simulated microseconds.
+    pub simulated: u64,
+    /// How much of what.
+    pub counts: Counts,
+}
+
+/// How much happened: a run in which nothing did proves nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events.
+    pub events: u64,
+    /// Messages sent.
+    pub messages: u64,
+    /// Leaders elected.
+    pub elections: u64,
+    /// Entries applied, on all nodes together.
+    pub applied: u64,
+    /// Reads answered.
+    pub reads: u64,
+    /// Reads given up.
+    pub failed_reads: u64,
+    /// Proposals refused.
+    pub refused: u64,
+    /// Membership changes applied, on all nodes together.
+    pub changes: u64,
+    /// Snapshots installed.
+    pub installs: u64,
+    /// Power losses.
+    pub kills: u64,
+    /// Faults of all kinds.
+    pub faults: u64,
+}
+
+impl Counts {
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Counts) {
+        self.events += other.events;
+        self.messages += other.messages;
+        self.elections += other.elections;
+        self.applied += other.applied;
+        self.reads += other.reads;
+        self.failed_reads += other.failed_reads;
+        self.refused += other.refused;
+        self.changes += other.changes;
+        self.installs += other.installs;
+        self.kills += other.kills;
+        self.faults += other.faults;
+    }
+}
+
+/// A run that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The seed.
+    pub seed: u64,
+    /// The property that broke; `panic` if the core's own assertion did.
+    pub name: String,
+    /// What was seen.
+    pub detail: String,
+    /// Simulated microseconds until then.
+    pub at: u64,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Violation { seed, name, detail, at } = self;
+        writeln!(f, "seed {seed}: {name} broken at {at} µs: {detail}")?;
+        write!(f, "replay: cargo run -p sim -- storm --seed {seed}")
+    }
+}
+
+/// Runs one seed.
+pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Violation>> {
+    let mut rng = Random::new(seed);
+    let plan = Plan::draw(&mut rng);
+    let mut at = 0;
+    let held = catch_unwind(AssertUnwindSafe(|| {
+        let mut world = World::new(plan, rng, options);
+        let held = weather(&mut world);
+        at = world.now;
+        held.map(|()| Report {
+            seed,
+            hash: mix_in(&world),
+            simulated: world.now,
+            counts: world.counts,
+        })
+    }));
+    let violation = |name: &str, detail| Violation { seed, name: name.to_owned(), detail, at };
+    match held {
+        Ok(Ok(report)) => Ok(report),
+        Ok(Err(broken)) => Err(Box::new(violation(broken.name, broken.detail))),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            Err(Box::new(violation("panic", text.unwrap_or_default())))
+        }
+    }
+}
+
+fn mix_in(world: &World) -> u64 {
+    machine::mix(world.hash, invariants::fingerprint(&world.truth))
+}
+
+/// Looks for the first seed that sees a planted defect. Returns it and what it saw.
+#[cfg(feature = "mutants")]
+pub fn hunt(mutant: &str, seeds: std::ops::Range<u64>, options: &Options) -> Option<Violation> {
+    let before = mainstay::mutants::activate(&[mutant]);
+    let found = seeds.into_iter().find_map(|seed| run(seed, options).err());
+    let before: Vec<&str> = before.iter().map(String::as_str).collect();
+    mainstay::mutants::activate(&before);
+    found.map(|violation| *violation)
+}
+
+/// The planted defects that the storm is to see.
+#[cfg(feature = "mutants")]
+pub const MUTANTS: &[&str] = &[
+    "R01", "R02", "R04", "R05", "R08", "R10", "R11", "R13", "R14", "R15", "R19", "R20", "R22",
+    "R23", "R23b", "R25", "R26", "R27", "R29", "R30", "R33", "R34", "R35", "E04", "E26", "E28",
+];
+
+/// Rough weather, then the demands.
+fn weather(world: &mut World) -> Outcome {
+    let rough = world.plan.rough_timeouts * world.plan.timeout();
+    world.run(rough, |_| false)?;
+    world.calm = true;
+    world.net.calm = true;
+    world.net.heal();
+    for id in world.ids.clone() {
+        world.resume(id);
+        world.members.get_mut(&id).expect("a member").slow = false;
+        world.start(id)?;
+    }
+    // What is still on its way may be late; nothing new is.
+    let settle = world.plan.late_delay + world.plan.disk_stall_time + world.plan.snapshot * 2;
+    let settled = world.now + settle;
+    demand_progress(world, settle, "everyone is connected", has_converged)?;
+    world.run(settled, |_| false)?;
+    demand_progress(world, 0, "nothing is left of the storm", has_converged)?;
+    demand_calm(world)?;
+    demand_progress_through_a_hub(world)
+}
+
+/// Liveness: with a connected majority there is soon a leader, a new command is committed, and every
+/// member's machine reaches it (Thesis, §3.9 and chapter 9; mutants.md, R26, R29, R33).
+fn demand_progress(
+    world: &mut World,
+    settle: u64,
+    when: &str,
+    made: impl Fn(&World, Index) -> bool,
+) -> Outcome {
+    let longest = world.plan.timeout() * 2;
+    let until = world.now + settle + longest * 30 + world.plan.apply * 4;
+    let goal = world.truth.commit().next();
+    while world.now < until {
+        // A fresh command now and then: one may be lost with a leader that was about to fall.
+        if world.truth.commit() < goal
+            && let Some(leader) = world.some_leader()
+        {
+            let command = world.command(8);
+            world.propose(leader, command)?;
+        }
+        let next = world.now + world.plan.timeout();
+        if world.run(next, |world| made(world, goal))? {
+            return Ok(());
+        }
+    }
+    let detail = format!("no progress to {goal} while {when}: {}", lines(world));
+    world.judge(Err(Broken { name: "progress", detail }))
+}
+
+fn has_converged(world: &World, goal: Index) -> bool {
+    if world.truth.commit() < goal {
+        return false;
+    }
+    let Some(leader) = world.some_leader() else { return false };
+    let commit = world.truth.commit();
+    let member = &world.members[&leader];
+    let all = member.node.as_ref().is_some_and(|node| node.last().index == commit);
+    let conf = &member.machine.conf;
+    let reached = |id: &NodeId| world.members[id].machine.position.index == commit;
+    all && !conf.is_joint() && reached(&leader) && conf.members().iter().all(reached)
+}
+
+/// Calm: without a fault nobody takes the leader's term away, nodes that were removed and do not know
+/// it included (Thesis, §4.2.3; mutants.md, R25). And what was ever applied is in every machine.
+fn demand_calm(world: &mut World) -> Outcome {
+    let settle = world.plan.timeout() * 2;
+    world.run(world.now + settle, |_| false)?;
+    let highest = |world: &World| {
+        let nodes = world.members.values().filter_map(|member| member.node.as_ref());
+        nodes.filter(|node| node.role() == Role::Leader).map(|node| node.term()).max()
+    };
+    let before = highest(world);
+    world.run(world.now + world.plan.timeout() * 8, |_| false)?;
+    let after = highest(world);
+    let detail =
+        || format!("the leader of {before:?} was disturbed, now {after:?}: {}", lines(world));
+    if before.is_none() || before != after {
+        world.judge(Err(Broken { name: "calm", detail: detail() }))?;
+    }
+    let goal = world.truth.commit();
+    if !has_converged(world, goal) {
+        let detail = format!("machines differ in calm: {}", lines(world));
+        world.judge(Err(Broken { name: "converged", detail }))?;
+    }
+    let expected = world.truth.machine_at(goal);
+    for member in world.members.values() {
+        let machine = &member.machine;
+        if machine.position.index == goal && Some(machine.hash) != expected {
+            let detail = format!("{} differs at {goal}", member.id);
+            world.judge(Err(Broken { name: "converged", detail }))?;
+        }
+    }
+    Ok(())
+}
+
+/// One voter hears everyone, the others only it: nobody but the hub can lead more than two, and a
+/// leader that has lost its quorum must stand aside for it (the Cloudflare outage of November 2020;
+/// Howard & Abraham, «Raft does not Guarantee Liveness in the face of Network Faults»).
+fn demand_progress_through_a_hub(world: &mut World) -> Outcome {
+    let Some(leader) = world.some_leader() else { return Ok(()) };
+    let voters = world.members[&leader].machine.conf.voters.clone();
+    let others: Vec<NodeId> = voters.into_iter().filter(|id| *id != leader).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let hub = world.rng.pick(&others);
+    let ids = world.ids.clone();
+    world.net.cut_to_hub(&ids, hub);
+    // Who hears only the hub need not hear of the commit: it may not be the hub who leads.
+    demand_progress(world, 0, "only a hub is left", |world, goal| world.truth.commit() >= goal)
+}
+
+/// One line of state a node.
+fn lines(world: &World) -> String {
+    let line = |member: &world::Member| match &member.node {
+        None => format!("\n  {} dead", member.id),
+        Some(node) => {
+            let s = node.status();
+            format!(
+                "\n  {} {:?} {} leader {:?} commit {} applied {} durable {} log {}..{} {:?} {:?}",
+                s.id,
+                s.role,
+                s.term,
+                s.leader,
+                s.commit,
+                s.applied,
+                s.durable,
+                s.base,
+                s.last,
+                s.conf_state,
+                s.peers
+            )
+        }
+    };
+    world.members.values().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs seeds and adds up what happened; the first that does not hold is told with its replay.
+    fn hold(seeds: std::ops::Range<u64>) -> Counts {
+        let mut total = Counts::default();
+        for seed in seeds {
+            match run(seed, &Options::default()) {
+                Ok(report) => total.add(&report.counts),
+                Err(violation) => panic!("{violation}"),
+            }
+        }
+        total
+    }
+
+    /// A storm in which some fault never blew proves nothing about it.
+    fn assert_rough(total: &Counts) {
+        let Counts { elections, applied, reads, refused, changes, installs, kills, .. } = *total;
+        let least = [elections, applied, reads, refused, changes, installs, kills];
+        assert!(least.iter().all(|count| *count > 100), "too calm to mean anything: {total:?}");
+    }
+
+    // Two halves, so that two cores share them.
+    #[test]
+    fn five_hundred_storms_hold() {
+        assert_rough(&hold(1..501));
+    }
+
+    #[test]
+    fn five_hundred_more_storms_hold() {
+        assert_rough(&hold(501..1001));
+    }
+
+    #[test]
+    fn a_seed_run_twice_is_the_same_storm() {
+        let once = |seed| run(seed, &Options::default()).map(|report| (report.hash, report.counts));
+        for seed in 1..6 {
+            assert_eq!(once(seed), once(seed));
+            assert_ne!(once(seed), once(seed + 100));
+        }
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn planted_defects_are_seen() {
+        for mutant in ["R01", "R05", "R13", "R15", "R20", "R22", "R29", "E26"] {
+            let killed = hunt(mutant, 1..200, &Options::default());
+            assert!(killed.is_some(), "{mutant} survives 200 seeds");
+        }
+    }
+}

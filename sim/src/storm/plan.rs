@@ -1,0 +1,218 @@
+//! Everything a seed decides before the first step. Ranges are drawn too (*swarm testing*, Groce et
+//! al. 2012): most seeds lack some fault altogether or have a lot of one, since a mixture of all at
+//! middling strength hides the rest behind the worst.
+
+use mainstay::raft::Random;
+
+/// Draws on top of the core's generator.
+pub(super) trait Draw {
+    /// A number from `low` to `high`, both included.
+    fn within(&mut self, low: u64, high: u64) -> u64;
+    /// True `per_million` times in a million.
+    fn chance(&mut self, per_million: u64) -> bool;
+    /// One of a slice.
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T;
+    /// A place in a collection of `len`.
+    fn slot(&mut self, len: usize) -> usize;
+}
+
+impl Draw for Random {
+    fn within(&mut self, low: u64, high: u64) -> u64 {
+        low + self.below(high - low + 1)
+    }
+
+    fn chance(&mut self, per_million: u64) -> bool {
+        self.below(1_000_000) < per_million
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.slot(from.len())]
+    }
+
+    fn slot(&mut self, len: usize) -> usize {
+        let len = u64::try_from(len).expect("a length fits 64 bits");
+        usize::try_from(self.below(len)).expect("below a usize")
+    }
+}
+
+/// The parameters of one seed. Times in microseconds, chances in millionths.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Founding voters.
+    pub founders: u64,
+    /// Nodes that run, founders and strangers.
+    pub universe: u64,
+    /// Length of a tick, before a node's own skew.
+    pub tick: u64,
+    /// Skew of each node's tick, at most, in thousandths.
+    pub skew: u64,
+    /// `Config::election_ticks`.
+    pub election_ticks: u32,
+    /// `Config::heartbeat_ticks`.
+    pub heartbeat_ticks: u32,
+    /// `Config::append_bytes_max`.
+    pub append_bytes_max: u64,
+    /// `Config::inflight_max`.
+    pub inflight_max: usize,
+    /// `Config::inflight_bytes_max`.
+    pub inflight_bytes_max: u64,
+    /// `Config::uncommitted_bytes_max`.
+    pub uncommitted_bytes_max: u64,
+    /// `Config::committed_entries_max`.
+    pub committed_entries_max: usize,
+    /// Length of the phase with faults, in election timeouts.
+    pub rough_timeouts: u64,
+    /// Chance that a message is lost.
+    pub loss: u64,
+    /// Chance that it arrives twice.
+    pub duplicate: u64,
+    /// Usual delay, at most.
+    pub delay: u64,
+    /// Chance of a very late arrival.
+    pub late: u64,
+    /// How late, at most.
+    pub late_delay: u64,
+    /// Usual time of a write, at most.
+    pub disk: u64,
+    /// Chance that a write takes much longer.
+    pub disk_stall: u64,
+    /// How much longer, at most.
+    pub disk_stall_time: u64,
+    /// Applying takes this long, at most; 0 applies at once.
+    pub apply: u64,
+    /// Between two client operations, on average.
+    pub client: u64,
+    /// Largest command.
+    pub command_bytes: u64,
+    /// Of a thousand client operations: reads.
+    pub reads: u64,
+    /// Of a thousand client operations: membership changes.
+    pub changes: u64,
+    /// Of a thousand client operations: transfers.
+    pub transfers: u64,
+    /// Between two faults, on average.
+    pub fault: u64,
+    /// Faults that this seed has, each with its weight.
+    pub faults: Vec<(Fault, u64)>,
+    /// Chance that a broken connection is reported.
+    pub reset: u64,
+    /// Between two checkpoints of a node's machine, on average.
+    pub checkpoint: u64,
+    /// Entries kept in memory behind the applied one at a checkpoint.
+    pub keep: u64,
+    /// Time to carry a snapshot, at most.
+    pub snapshot: u64,
+    /// Chance that a driver lets work queue after a step.
+    pub lazy: u64,
+    /// Chance that a hand-over is torn rather than lost at a crash.
+    pub torn: u64,
+}
+
+/// What may happen to the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Two halves that do not hear one another.
+    Split,
+    /// Some links pass one way only.
+    OneWay,
+    /// Each node hears its two neighbours in a ring.
+    Ring,
+    /// The leader alone is cut off.
+    LeaderAlone,
+    /// One node hears all, the others only it.
+    Hub,
+    /// All links work again.
+    Heal,
+    /// Power loss, and a restart later.
+    Kill,
+    /// Power loss of a majority at once.
+    KillMany,
+    /// A node stands still and goes on later.
+    Pause,
+    /// One disk is slow for a while.
+    SlowDisk,
+    /// A connection breaks and comes back.
+    Reset,
+}
+
+impl Plan {
+    /// Draws everything.
+    pub fn draw(rng: &mut Random) -> Self {
+        let founders = rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 7]);
+        let strangers = rng.pick(&[0, 0, 1, 1, 2, 3]);
+        let tick = rng.pick(&[5_000, 10_000, 20_000, 50_000]);
+        let election_ticks = rng.pick(&[5u32, 8, 10, 10, 16]);
+        let heartbeat_ticks = rng.pick(&[1u32, 1, 1, 2]);
+        let timeout = tick * u64::from(election_ticks);
+        // Half the seeds have each nuisance, and those have it to very different degrees.
+        let mut maybe = |of: &[u64]| if rng.chance(500_000) { rng.pick(of) } else { 0 };
+        let loss = maybe(&[1_000, 10_000, 50_000, 150_000]);
+        let duplicate = maybe(&[1_000, 20_000, 100_000]);
+        let late = maybe(&[1_000, 10_000, 50_000, 100_000]);
+        let disk_stall = maybe(&[1_000, 10_000, 100_000]);
+        let apply = maybe(&[tick / 2, tick * 3, timeout]);
+        let changes = maybe(&[5, 30, 100]);
+        let transfers = maybe(&[3, 20]);
+        let torn = maybe(&[300_000, 1_000_000]);
+        let lazy = maybe(&[50_000, 400_000]);
+        let kinds = [
+            Fault::Split,
+            Fault::OneWay,
+            Fault::Ring,
+            Fault::LeaderAlone,
+            Fault::Hub,
+            Fault::Kill,
+            Fault::KillMany,
+            Fault::Pause,
+            Fault::SlowDisk,
+            Fault::Reset,
+        ];
+        let mut faults = vec![(Fault::Heal, rng.within(1, 4))];
+        for kind in kinds {
+            if rng.chance(600_000) {
+                faults.push((kind, rng.within(1, 4)));
+            }
+        }
+        Self {
+            founders,
+            universe: founders + strangers,
+            tick,
+            skew: rng.pick(&[0, 20, 200]),
+            election_ticks,
+            heartbeat_ticks,
+            append_bytes_max: rng.pick(&[1, 300, 2_000, 1 << 20]),
+            inflight_max: rng.pick(&[1, 2, 4, 16, 64]),
+            inflight_bytes_max: rng.pick(&[200, 4_000, 1 << 20]),
+            uncommitted_bytes_max: rng.pick(&[500, 20_000, 1 << 20]),
+            committed_entries_max: rng.pick(&[1, 2, 8, 1_000]),
+            rough_timeouts: rng.within(15, 60),
+            loss,
+            duplicate,
+            delay: rng.pick(&[tick / 20, tick / 4, tick, tick * 3]),
+            late,
+            late_delay: rng.pick(&[timeout / 2, timeout * 2, timeout * 6]),
+            disk: rng.pick(&[tick / 50, tick / 10, tick / 2, tick * 2]),
+            disk_stall,
+            disk_stall_time: rng.pick(&[timeout / 3, timeout, timeout * 4]),
+            apply,
+            client: rng.pick(&[tick / 3, tick, tick * 4]),
+            command_bytes: rng.pick(&[8, 60, 400]),
+            reads: rng.pick(&[0, 100, 400]),
+            changes,
+            transfers,
+            fault: rng.pick(&[timeout / 2, timeout, timeout * 3]),
+            faults,
+            reset: rng.pick(&[0, 500_000, 1_000_000]),
+            checkpoint: rng.pick(&[timeout / 4, timeout, timeout * 5]),
+            keep: rng.pick(&[0, 2, 20, 1_000]),
+            snapshot: rng.pick(&[tick, timeout / 2, timeout * 2]),
+            lazy,
+            torn,
+        }
+    }
+
+    /// Returns the shortest election timeout.
+    pub fn timeout(&self) -> u64 {
+        self.tick * u64::from(self.election_ticks)
+    }
+}

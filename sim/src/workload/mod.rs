@@ -1,0 +1,144 @@
+//! What clients do: they read, write and watch over real gRPC, and record all of it.
+//!
+//! Rules: a client has one operation open at a time; it never sends a mutation again whose outcome it
+//! does not know (a retry may happen twice, and that would be the client's fault, not the store's);
+//! what it records is what the checker of `jepsen/checker` judges.
+
+pub mod draw;
+pub mod endpoint;
+pub mod history;
+pub mod watcher;
+pub mod wire;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use checker::history::What;
+use checker::op::{Operation, Reply};
+
+use self::draw::Draw;
+use self::endpoint::{Answer, Endpoint};
+use self::history::History;
+use crate::time::sleep;
+use crate::trace::lock;
+
+/// The names of the members that clients may call, kept by the world.
+pub type Members = Arc<Mutex<Vec<String>>>;
+
+/// What clients did, for the score of the workload.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Score {
+    /// Operations sent.
+    pub sent: u64,
+    /// Operations answered.
+    pub answered: u64,
+    /// Operations refused.
+    pub refused: u64,
+    /// Operations of unknown outcome.
+    pub unknown: u64,
+}
+
+/// What all clients share.
+#[derive(Clone)]
+pub struct Shared {
+    /// Where they record.
+    pub history: History,
+    /// Whom they may call.
+    pub members: Members,
+    /// When they are to stop.
+    pub stop: Arc<std::sync::atomic::AtomicBool>,
+    /// What they did.
+    pub score: Arc<Mutex<Score>>,
+}
+
+impl Shared {
+    /// Says whether it is time to stop.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+/// Returns the number in a member's name, for the record.
+pub fn number(member: &str) -> u64 {
+    member.trim_start_matches('m').parse().unwrap_or(0)
+}
+
+/// One client, until told to stop.
+pub async fn client(
+    process: u64,
+    mut endpoint: Endpoint,
+    mut draw: Draw,
+    think: (u64, u64),
+    patience: Duration,
+    wander: u32,
+    shared: Shared,
+) {
+    let mut member = None;
+    while !shared.stopped() {
+        let pause = draw.rng().between(think.0, think.1);
+        sleep(Duration::from_millis(pause)).await;
+        let names = lock(&shared.members).clone();
+        if names.is_empty() {
+            continue;
+        }
+        if member.as_ref().is_none_or(|m| !names.contains(m)) || draw.rng().chance(wander) {
+            member = Some(draw.rng().pick(&names).clone());
+        }
+        let to = member.clone().expect("it was just chosen");
+        let op = draw.operation();
+        let ok = perform(process, &mut endpoint, &to, &op, patience, &shared, &mut draw).await;
+        // A fresh lease gets a key at once, often enough.
+        if let (Operation::LeaseGrant(grant), true) = (&op, ok)
+            && draw.rng().below(4) > 0
+        {
+            let mut put = draw.operation();
+            if let Operation::Put(put) = &mut put {
+                put.lease = grant.id;
+                (put.ignore_lease, put.ignore_value) = (false, false);
+            }
+            perform(process, &mut endpoint, &to, &put, patience, &shared, &mut draw).await;
+        }
+        if !ok && draw.rng().below(2) == 0 {
+            // As clients do: try another member after trouble.
+            member = None;
+        }
+    }
+}
+
+/// Sends one operation, records it, and says whether it is known to have happened.
+async fn perform(
+    process: u64,
+    endpoint: &mut Endpoint,
+    to: &str,
+    op: &Operation,
+    patience: Duration,
+    shared: &Shared,
+    draw: &mut Draw,
+) -> bool {
+    let node = number(to);
+    shared.history.record(process, node, What::Invoke(op.clone()));
+    lock(&shared.score).sent += 1;
+    let answer = endpoint.call(to, op, patience).await;
+    let mut score = lock(&shared.score);
+    match answer {
+        Answer::Ok(reply) => {
+            score.answered += 1;
+            if let Reply::LeaseGrant(grant) = &reply {
+                draw.granted(grant.id);
+            }
+            draw.saw(&reply);
+            shared.history.record(process, node, What::Ok(reply));
+            true
+        }
+        Answer::Refused(text) => {
+            score.refused += 1;
+            shared.history.record(process, node, What::Fail(text));
+            false
+        }
+        Answer::Unknown(text) => {
+            score.unknown += 1;
+            shared.history.record(process, node, What::Info(text));
+            false
+        }
+    }
+}

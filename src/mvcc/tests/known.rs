@@ -1,0 +1,84 @@
+//! Hashes that a real etcd (3.4.23) gave for these operations. It has no memory of compactions and
+//! refuses the compact revision itself, so only revisions above it are asked for; there all versions
+//! agree.
+
+use super::{Member, bytes};
+use crate::command::{
+    Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Op, Operand, Outcome, Put, Txn,
+    TxnOp,
+};
+
+fn put(key: &str, value: &str) -> Put {
+    Put { key: bytes(key), value: bytes(value), ..Put::default() }
+}
+
+fn delete(key: &str) -> DeleteRange {
+    DeleteRange { range: KeyRange::One(bytes(key)), prev_kv: false }
+}
+
+fn check(member: &Member, compact: i64, hashes: &[(i64, u32)]) {
+    for &(revision, expected) in hashes {
+        let hash = member.store().hash_kv(revision).expect("the revision can be hashed");
+        assert_eq!((hash.hash, hash.compact_revision), (expected, compact), "at {revision}");
+    }
+}
+
+#[test]
+fn hashes_are_those_of_a_real_etcd() {
+    let mut member = Member::new();
+    member.apply(Op::Put(put("a", "1")));
+    member.apply(Op::Put(put("b", "2")));
+    member.apply(Op::Put(put("a", "3")));
+    member.apply(Op::DeleteRange(delete("a")));
+    member.apply(Op::Put(put("a", "4")));
+    let compare = Compare {
+        range: KeyRange::One(bytes("b")),
+        result: CompareResult::Greater,
+        target: CompareTarget::Version,
+        operand: Operand::Version(0),
+    };
+    let success =
+        vec![TxnOp::Put(put("c", "5")), TxnOp::DeleteRange(delete("b")), TxnOp::Put(put("d", "6"))];
+    let txn = Txn { compares: vec![compare], success, failure: vec![] };
+    let (outcome, _) = member.apply(Op::Txn(txn));
+    assert!(matches!(outcome, Outcome::Txn(outcome) if outcome.succeeded));
+    member.apply(Op::Put(put("e", "7")));
+    let before = [
+        (0, 3_857_801_869),
+        (1, 1_084_519_789),
+        (2, 2_587_454_935),
+        (3, 1_827_592_406),
+        (4, 2_069_675_932),
+        (5, 1_346_927_904),
+        (6, 243_047_511),
+        (7, 190_214_752),
+        (8, 3_857_801_869),
+    ];
+    check(&member, -1, &before);
+    let after = |member: &mut Member, compact, hashes: &[(i64, u32)]| {
+        member.apply(Op::Compact { revision: compact, physical: false });
+        check(member, compact, hashes);
+        member.flush();
+        member.scrub(2, 3);
+        check(member, compact, hashes);
+        member.scrub(1000, 1000);
+        assert_eq!(member.store().scrubbed().map(|done| done.0), Some(compact));
+        check(member, compact, hashes);
+    };
+    let hashes = [
+        (0, 1_911_997_797),
+        (5, 2_051_293_682),
+        (6, 1_255_909_052),
+        (7, 2_033_646_768),
+        (8, 1_911_997_797),
+    ];
+    after(&mut member, 4, &hashes);
+    after(&mut member, 5, &[(0, 1_446_415_587), (6, 3_059_177_743), (7, 686_483_103)]);
+    after(&mut member, 7, &[(0, 1_894_835_213), (8, 1_894_835_213)]);
+    let all = DeleteRange { range: KeyRange::all(), prev_kv: false };
+    let (outcome, _) = member.apply(Op::DeleteRange(all));
+    assert!(matches!(outcome, Outcome::DeleteRange { deleted: 4, .. }));
+    check(&member, 7, &[(0, 1_938_573_589), (8, 1_894_835_213), (9, 1_938_573_589)]);
+    member.restart();
+    check(&member, 7, &[(9, 1_938_573_589)]);
+}
