@@ -9,6 +9,7 @@
 
 mod bench;
 mod channel;
+mod cluster;
 mod differential;
 mod process;
 
@@ -28,6 +29,8 @@ enum Command {
     Differential(differential::Options),
     /// Both on one machine, measured in turns.
     Bench(bench::Options),
+    /// Members of a real cluster are killed and stopped under load; the history is judged.
+    Cluster(cluster::Options),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Differential(options) => runtime.block_on(differential::run(options)),
         Command::Bench(options) => runtime.block_on(bench::run(options)),
+        Command::Cluster(options) => runtime.block_on(cluster::run(options)),
     };
     // Watch streams and servers may still be open; nobody waits for them.
     runtime.shutdown_background();

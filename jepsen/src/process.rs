@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -101,13 +102,24 @@ pub fn flags(pairs: &[(&str, &str)]) -> Vec<String> {
     pairs.iter().map(|(name, value)| format!("--{name}={value}")).collect()
 }
 
-/// Finds ports that nobody listens on. Another process may take one before it is used; that run then
+/// Finds ports that nobody listens on, below those that the kernel gives to outgoing connections: a server
+/// that is killed shall find its port free again. Another process may still take one; that run then
 /// fails and says so.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
-    // All are held until all are known, so that they differ.
-    let held =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let mut ports = Vec::new();
+    // Runs side by side begin at different places, and one run gives no port twice.
+    let first = u16::try_from(std::process::id() % 2_000).expect("below 2,000") * 10;
+    for _ in 0..20_000 {
+        let port = 11_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            ports.push(port);
+        }
+        if ports.len() == count {
+            return Ok(ports);
+        }
+    }
+    bail!("no {count} free ports between 11000 and 31000")
 }
 
 /// A running server. Dropping it kills it.

@@ -36,6 +36,8 @@ pub struct Generator {
 pub struct Abilities {
     /// `RangeStream`; since 3.7.
     pub stream_ranges: bool,
+    /// Txns in txns, so deep.
+    pub nesting: usize,
     /// Compactions that wait for the scrub.
     pub physical: bool,
     /// Numbers that are no sort option; refused since 3.6.
@@ -318,7 +320,9 @@ impl Generator {
                 }
                 Operation::RequestRange(range)
             }
-            90..99 if depth < 3 => Operation::RequestTxn(self.txn(depth + 1, TXN_OPERATIONS_MAX)),
+            90..99 if depth < self.abilities.nesting => {
+                Operation::RequestTxn(self.txn(depth + 1, TXN_OPERATIONS_MAX))
+            }
             99 if self.once_in(10) => return pb::RequestOp { request: None },
             _ => Operation::RequestPut(self.put()),
         };

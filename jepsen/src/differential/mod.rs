@@ -49,6 +49,9 @@ pub struct Options {
     /// Send no compactions that wait for the scrub.
     #[arg(long)]
     no_physical: bool,
+    /// How deep txns are nested at most.
+    #[arg(long, default_value_t = 3)]
+    nesting: usize,
     /// Stop after so many differences.
     #[arg(long, default_value_t = 10)]
     differences_max: u64,
@@ -79,6 +82,7 @@ pub async fn run(options: Options) -> Result<bool> {
     let abilities = Abilities {
         stream_ranges,
         physical: !options.no_physical,
+        nesting: options.nesting,
         sort_checked: theirs.version >= (3, 6, 0),
         start_checked: theirs.version >= (3, 6, 0),
     };
@@ -213,6 +217,13 @@ impl Run {
                     self.generator.compacted,
                     shorten(&terse(&format!("{request:?}")), 4_000)
                 );
+                if matches!(request, Request::HashKv(_)) {
+                    // Which of the two thinks better of it tells who was wrong.
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    let (ours, theirs) =
+                        tokio::join!(self.ours.ask(&request), self.theirs.ask(&request));
+                    println!("    half a second later:\n    - {theirs:?}\n    + {ours:?}");
+                }
             }
         }
     }
