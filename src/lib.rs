@@ -1,3 +1,4 @@
+#![doc = include_str!("../ARCHITECTURE.md")]
 #![deny(unsafe_code)]
 
 pub mod api;
@@ -16,6 +17,8 @@ pub mod runtime;
 pub mod server;
 pub mod start;
 pub mod storage;
+#[cfg(test)]
+mod tidy;
 pub mod transport;
 pub mod types;
 pub mod watch;

@@ -2,13 +2,12 @@
 //! known way to be wrong, written beside the right code as `if mutant!("R01") { … }` and switched on
 //! by name at run time.
 //!
-//! Without the feature `mutants`, `mutant!` is the constant `false` and the compiler drops the
-//! branch: a release build carries no trace. With it, the active set belongs to the *thread*, so that
-//! seeds hunted on several threads do not disturb one another. Only the hunt in `sim/` asks for the
-//! feature.
+//! Without the feature `mutants`, `mutant!` is always false and the compiler drops the branch, names
+//! included: a release build carries no trace. With it, the active set belongs to the *thread*, so
+//! that seeds hunted on several threads do not disturb one another. Only the hunt in `sim/` asks for
+//! the feature.
 
 /// Tells whether the named planted defect is switched on for this thread.
-#[cfg(feature = "mutants")]
 #[macro_export]
 macro_rules! mutant {
     ($name:literal) => {
@@ -18,12 +17,13 @@ macro_rules! mutant {
 
 /// Tells whether the named planted defect is switched on: never, in this build.
 #[cfg(not(feature = "mutants"))]
-#[macro_export]
-macro_rules! mutant {
-    ($name:literal) => {
-        false
-    };
+#[inline(always)]
+pub const fn active(_name: &str) -> bool {
+    false
 }
+
+#[cfg(feature = "mutants")]
+pub use switch::{activate, active};
 
 #[cfg(feature = "mutants")]
 mod switch {
@@ -44,6 +44,3 @@ mod switch {
         ACTIVE.replace(next)
     }
 }
-
-#[cfg(feature = "mutants")]
-pub use switch::{activate, active};

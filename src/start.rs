@@ -32,12 +32,12 @@ use crate::net::{Endpoint, Options, Security, Serving, serve};
 use crate::proto::etcdserverpb as pb;
 use crate::raft;
 use crate::runtime::{Address, Instant, Lane, Runtime};
-use crate::storage::log::LogOptions;
 use crate::server::bootstrap::{self, BootError, Booted, Founding, Places};
 use crate::server::{
     BoxFuture, Clock, Driver, Event, Handle, Limits, NodeStatus, PeerCalls, ServeError, Settings,
     Shared, StopReason,
 };
+use crate::storage::log::LogOptions;
 use crate::transport::grpc::{GrpcTransport, describe};
 use crate::transport::{Hello, Inbox, Transport};
 use crate::types::{ClusterId, LeaseId, NodeId, Revision};
@@ -172,7 +172,7 @@ pub async fn start<R: Runtime>(config: Config, runtime: R) -> Result<Server<R>, 
         "starting etcd server"
     );
     let store_id = booted.store_id;
-    let (member, driver) = assemble(&config, &runtime, booted, &tls)?;
+    let (member, driver) = assemble(&config, &runtime, booted, &tls, places.stores.clone())?;
     let handle = member.handle.clone();
     drop(runtime.spawn(Lane::Engine, "driver", async move {
         driver.run().await;
@@ -209,7 +209,11 @@ pub async fn start<R: Runtime>(config: Config, runtime: R) -> Result<Server<R>, 
         info!("ready to serve client requests");
         let secure = matches!(options.security, Security::Tls(_));
         if secure {
-            info!(traffic = "grpc+http", address = url.address(), "serving client traffic securely");
+            info!(
+                traffic = "grpc+http",
+                address = url.address(),
+                "serving client traffic securely"
+            );
         } else {
             info!(
                 traffic = "grpc+http",
@@ -251,7 +255,9 @@ async fn listen<R: Runtime>(runtime: &R, urls: &[Url]) -> Result<Vec<R::Listener
             error: match error.kind() {
                 std::io::ErrorKind::AddrInUse => "address already in use".to_owned(),
                 std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-                std::io::ErrorKind::AddrNotAvailable => "cannot assign requested address".to_owned(),
+                std::io::ErrorKind::AddrNotAvailable => {
+                    "cannot assign requested address".to_owned()
+                }
                 _ => error.to_string(),
             },
         })?;
@@ -487,7 +493,11 @@ async fn ask_others<'m, R: Runtime>(
                 return Some((ClusterId(found.cluster_id), members.collect()));
             }
             Err(status) => {
-                tracing::debug!(url, error = status.message(), "no cluster information from a peer");
+                tracing::debug!(
+                    url,
+                    error = status.message(),
+                    "no cluster information from a peer"
+                );
             }
         }
     }
@@ -502,6 +512,7 @@ struct Assembled<R: Runtime> {
     transport: GrpcTransport<R>,
     inbox: Arc<dyn Inbox>,
     lock: crate::runtime::Lock,
+    stores: std::path::PathBuf,
 }
 
 fn assemble<R: Runtime>(
@@ -509,6 +520,7 @@ fn assemble<R: Runtime>(
     runtime: &R,
     booted: Booted<R>,
     tls: &Certificates,
+    stores: std::path::PathBuf,
 ) -> Result<(Assembled<R>, Driver<R, GrpcTransport<R>>), StartError> {
     let Booted { id, cluster_id, boot, store_id, log, machine, restored, lock } = booted;
     let (events, mailbox) = mpsc::unbounded_channel();
@@ -562,7 +574,7 @@ fn assemble<R: Runtime>(
         transport.clone(),
         machine,
         restored,
-        log,
+        (log, stores.clone()),
         hub.clone(),
         (events.clone(), mailbox),
         status,
@@ -580,7 +592,8 @@ fn assemble<R: Runtime>(
         clock: Arc::new(RuntimeClock(runtime.clone())),
     };
     let handle = Handle { shared: Arc::new(shared) };
-    Ok((Assembled { handle, events, status: published, transport, inbox, lock }, driver))
+    let member = Assembled { handle, events, status: published, transport, inbox, lock, stores };
+    Ok((member, driver))
 }
 
 /// Keeps bringing watchers that are behind up to date.
@@ -613,9 +626,7 @@ fn read_past(
     from: Revision,
 ) -> Result<crate::watch::Past, Revision> {
     match reader.store().history(from, crate::mvcc::Budget::default()) {
-        Ok(batch) => {
-            Ok(crate::watch::Past { revisions: batch.revisions, next: batch.next })
-        }
+        Ok(batch) => Ok(crate::watch::Past { revisions: batch.revisions, next: batch.next }),
         Err(Refusal::Compacted(revision)) => Err(revision),
         // Damage: the store has told the driver, and the member is stopping.
         Err(_) => Ok(crate::watch::Past { revisions: Vec::new(), next: from.next() }),
@@ -645,10 +656,7 @@ async fn publish(config: &Config, handle: &Handle, store_id: u64) {
             }
         }
     }
-    info!(
-        local_member_id = hex(member.0),
-        "published local member to cluster through raft"
-    );
+    info!(local_member_id = hex(member.0), "published local member to cluster through raft");
     if handle.reader().members().version().is_none() {
         let version = CLUSTER_VERSION.to_string();
         // Another member may have been first; the version is the same.
@@ -689,8 +697,8 @@ fn client_service<R: Runtime>(
     let lease = pb::lease_server::LeaseServer::new(api.clone()).max_decoding_message_size(most);
     let cluster =
         pb::cluster_server::ClusterServer::new(api.clone()).max_decoding_message_size(most);
-    let maintenance = pb::maintenance_server::MaintenanceServer::new(api.clone())
-        .max_decoding_message_size(most);
+    let maintenance =
+        pb::maintenance_server::MaintenanceServer::new(api.clone()).max_decoding_message_size(most);
     let health = crate::proto::health::health_server::HealthServer::new(api);
     let routes = tonic::service::Routes::new(kv)
         .add_service(watch)
@@ -713,6 +721,7 @@ fn peer_service<R: Runtime>(
         member.transport.clone(),
         member.inbox.clone(),
         member.events.clone(),
+        member.stores.clone(),
     );
     let peer = crate::proto::internal::peer_server::PeerServer::new(service)
         .max_decoding_message_size(crate::transport::grpc::PEER_MESSAGE_BYTES_MAX)

@@ -26,9 +26,7 @@ fn convert_all(mut members: Vec<Member>) -> Vec<pb::Member> {
 
 /// Checks peer URLs as etcd does: some, each `scheme://host:port` without a path.
 fn check_urls(urls: &[String]) -> Result<(), Status> {
-    let good = |url: &String| {
-        crate::config::Url::parse(url).is_ok()
-    };
+    let good = |url: &String| crate::config::Url::parse(url).is_ok();
     if urls.is_empty() || !urls.iter().all(good) { Err(bad_member_urls()) } else { Ok(()) }
 }
 

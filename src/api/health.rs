@@ -47,23 +47,26 @@ impl Health for Api {
         let status = if known { ServingStatus::Serving } else { ServingStatus::ServiceUnknown };
         let (updates, stream) = mpsc::channel(1);
         let mut member = self.handle.watch_status();
-        self.handle.clock().spawn("health watch", Box::pin(async move {
-            if updates.send(Ok(HealthCheckResponse { status: status as i32 })).await.is_err() {
-                return;
-            }
-            // The stream lives, silent, until the client goes or the member stops.
-            loop {
-                tokio::select! {
-                    biased;
-                    () = updates.closed() => return,
-                    changed = member.changed() => {
-                        if changed.is_err() || member.borrow().stopped.is_some() {
-                            return;
+        self.handle.clock().spawn(
+            "health watch",
+            Box::pin(async move {
+                if updates.send(Ok(HealthCheckResponse { status: status as i32 })).await.is_err() {
+                    return;
+                }
+                // The stream lives, silent, until the client goes or the member stops.
+                loop {
+                    tokio::select! {
+                        biased;
+                        () = updates.closed() => return,
+                        changed = member.changed() => {
+                            if changed.is_err() || member.borrow().stopped.is_some() {
+                                return;
+                            }
                         }
                     }
                 }
-            }
-        }));
+            }),
+        );
         Ok(Response::new(Box::pin(super::watch::Receiver(stream))))
     }
 }

@@ -13,7 +13,9 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use super::status::refused;
 use super::{Api, Kind, fail};
-use crate::command::{KeyRange, Op, Outcome, Range, RangeEnd, Refusal, SortOrder, SortTarget, Txn, TxnOp};
+use crate::command::{
+    KeyRange, Op, Outcome, Range, RangeEnd, Refusal, SortOrder, SortTarget, Txn, TxnOp,
+};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::kv_server::Kv;
 use crate::server::ServeError;
@@ -75,7 +77,8 @@ impl Kv for Api {
         self.read(range, serializable).await.map(Response::new)
     }
 
-    type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<pb::RangeStreamResponse, Status>> + Send>>;
+    type RangeStreamStream =
+        Pin<Box<dyn Stream<Item = Result<pb::RangeStreamResponse, Status>> + Send>>;
 
     async fn range_stream(
         &self,
@@ -99,11 +102,14 @@ impl Kv for Api {
         }
         let (chunks, stream) = mpsc::channel(2);
         let api = self.clone();
-        self.handle.clock().spawn("range stream", Box::pin(async move {
-            if let Err(status) = api.stream_range(range, &chunks).await {
-                let _ = chunks.send(Err(status)).await;
-            }
-        }));
+        self.handle.clock().spawn(
+            "range stream",
+            Box::pin(async move {
+                if let Err(status) = api.stream_range(range, &chunks).await {
+                    let _ = chunks.send(Err(status)).await;
+                }
+            }),
+        );
         Ok(Response::new(Box::pin(super::watch::Receiver(stream))))
     }
 

@@ -78,25 +78,28 @@ impl Lease for Api {
         let mut requests = request.into_inner();
         let (responses, stream) = mpsc::channel(16);
         let api = self.clone();
-        self.handle.clock().spawn("lease keep-alive", Box::pin(async move {
-            loop {
-                let id = match requests.message().await {
-                    Ok(Some(request)) => LeaseId(request.id),
-                    // The client is done, or gone.
-                    Ok(None) | Err(_) => return,
-                };
-                // The header is taken before the renewal, as in etcd.
-                let header = api.header_now();
-                let response = match api.handle.lease_renew(id).await {
-                    Ok(ttl) => Ok(pb::LeaseKeepAliveResponse { header, id: id.0, ttl }),
-                    Err(error) => Err(fail(error)),
-                };
-                let failed = response.is_err();
-                if responses.send(response).await.is_err() || failed {
-                    return;
+        self.handle.clock().spawn(
+            "lease keep-alive",
+            Box::pin(async move {
+                loop {
+                    let id = match requests.message().await {
+                        Ok(Some(request)) => LeaseId(request.id),
+                        // The client is done, or gone.
+                        Ok(None) | Err(_) => return,
+                    };
+                    // The header is taken before the renewal, as in etcd.
+                    let header = api.header_now();
+                    let response = match api.handle.lease_renew(id).await {
+                        Ok(ttl) => Ok(pb::LeaseKeepAliveResponse { header, id: id.0, ttl }),
+                        Err(error) => Err(fail(error)),
+                    };
+                    let failed = response.is_err();
+                    if responses.send(response).await.is_err() || failed {
+                        return;
+                    }
                 }
-            }
-        }));
+            }),
+        );
         Ok(Response::new(Box::pin(super::watch::Receiver(stream))))
     }
 

@@ -51,7 +51,7 @@ impl Api {
             cluster_id: self.handle.cluster_id().0,
             member_id: self.handle.id().0,
             revision: revision.0,
-            raft_term: self.handle.status().applied.term.0,
+            raft_term: self.handle.applied_term().0,
         })
     }
 
@@ -61,11 +61,11 @@ impl Api {
 
     /// The checks before every request, in etcd's order: learner, client version, leader.
     fn admit<T>(&self, request: &Request<T>, kind: Kind) -> Result<(), Status> {
-        let state = self.handle.status();
-        if state.stopped.is_some() {
+        let (stopped, is_learner, has_leader) = self.handle.admission();
+        if stopped {
             return Err(status::status(&ServeError::Stopped));
         }
-        if kind == Kind::Voter && state.is_learner {
+        if kind == Kind::Voter && is_learner {
             return Err(status::not_for_learner());
         }
         let metadata = request.metadata();
@@ -74,7 +74,7 @@ impl Api {
         {
             return Err(Status::invalid_argument("etcdserver: invalid client api version"));
         }
-        if state.leader.is_none() && wants_leader(request) {
+        if !has_leader && wants_leader(request) {
             return Err(status::status(&ServeError::NoLeader));
         }
         Ok(())

@@ -3,6 +3,7 @@
 //! Raft's messages go on to the transport's inbox; snapshots to [`crate::server::Incoming`]; what only a
 //! leader can answer is answered by the same handle that serves this member's own clients.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -15,6 +16,7 @@ use crate::proto::internal::peer_server::Peer;
 use crate::runtime::Runtime;
 use crate::server::{Event, Handle, Incoming, ServeError};
 use crate::transport::Inbox;
+use crate::transport::chunks::decode_chunk;
 use crate::transport::grpc::{Back, GrpcTransport, serve_exchange};
 use crate::types::{LeaseId, NodeId};
 
@@ -24,6 +26,7 @@ pub struct PeerApi<R: Runtime> {
     transport: GrpcTransport<R>,
     inbox: Arc<dyn Inbox>,
     events: mpsc::UnboundedSender<Event>,
+    stores: PathBuf,
 }
 
 impl<R: Runtime> PeerApi<R> {
@@ -33,8 +36,9 @@ impl<R: Runtime> PeerApi<R> {
         transport: GrpcTransport<R>,
         inbox: Arc<dyn Inbox>,
         events: mpsc::UnboundedSender<Event>,
+        stores: PathBuf,
     ) -> Self {
-        Self { handle, transport, inbox, events }
+        Self { handle, transport, inbox, events, stores }
     }
 
     fn same_cluster(&self, cluster_id: u64) -> Result<(), Status> {
@@ -64,8 +68,36 @@ impl<R: Runtime> Peer for PeerApi<R> {
         &self,
         request: Request<Streaming<wire::SnapshotChunk>>,
     ) -> Result<Response<wire::SnapshotResult>, Status> {
-        let incoming = Incoming::new(self.transport.runtime().clone(), self.events.clone());
-        incoming.receive(request.into_inner()).await.map(Response::new)
+        let mut chunks = request.into_inner();
+        let mut incoming = Incoming::begin(
+            self.transport.runtime(),
+            self.stores.clone(),
+            self.handle.cluster_id(),
+            self.events.clone(),
+        )
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+        let mut message = None;
+        while let Some(chunk) = chunks.message().await? {
+            let (chunk, envelope) =
+                decode_chunk(chunk).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            message = message.or(envelope);
+            incoming
+                .take(chunk)
+                .await
+                .map_err(|error| Status::failed_precondition(error.to_string()))?;
+        }
+        let message =
+            message.ok_or_else(|| Status::invalid_argument("a snapshot without a header"))?;
+        incoming
+            .finish(message)
+            .await
+            .map_err(|error| Status::failed_precondition(error.to_string()))?;
+        Ok(Response::new(wire::SnapshotResult {
+            outcome: wire::snapshot_result::Outcome::Installed as i32,
+            applied_index: self.handle.status().applied.index.0,
+            reason: String::new(),
+        }))
     }
 
     async fn describe(
@@ -117,11 +149,8 @@ impl<R: Runtime> Peer for PeerApi<R> {
         let (ttl, granted_ttl) = found.map_or((-1, 0), |(millis, lease)| {
             (i64::try_from(millis / 1000).unwrap_or(i64::MAX), lease.granted_seconds)
         });
-        let keys = if request.keys && ttl >= 0 {
-            self.handle.reader().lease_keys(id)
-        } else {
-            Vec::new()
-        };
+        let keys =
+            if request.keys && ttl >= 0 { self.handle.reader().lease_keys(id) } else { Vec::new() };
         Ok(Response::new(wire::ForwardLeaseTimeToLiveResponse { ttl, granted_ttl, keys }))
     }
 

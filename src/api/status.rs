@@ -31,10 +31,9 @@ pub fn status(error: &ServeError) -> Status {
             (Code::Unknown, "etcdserver: request timed out, leader transfer took too long")
         }
         ServeError::NotPrimaryLessor => (Code::Unknown, "not a primary lessor"),
-        ServeError::Unwise(Unwise::NotEnoughStarted) => (
-            Code::Unknown,
-            "etcdserver: re-configuration failed due to not enough started members",
-        ),
+        ServeError::Unwise(Unwise::NotEnoughStarted) => {
+            (Code::Unknown, "etcdserver: re-configuration failed due to not enough started members")
+        }
         ServeError::Unwise(Unwise::Unhealthy) => {
             (Code::Unavailable, "etcdserver: unhealthy cluster")
         }
@@ -70,22 +69,16 @@ pub fn refused(refusal: &Refusal) -> Status {
         Refusal::DuplicateKey => {
             (InvalidArgument, "etcdserver: duplicate key given in txn request")
         }
-        Refusal::TooManyOps => {
-            (InvalidArgument, "etcdserver: too many operations in txn request")
-        }
+        Refusal::TooManyOps => (InvalidArgument, "etcdserver: too many operations in txn request"),
         Refusal::InvalidSort => (InvalidArgument, "etcdserver: invalid sort option"),
         Refusal::NoSpace => (ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
         Refusal::Corrupt => (DataLoss, "etcdserver: corrupt cluster"),
         Refusal::Damaged => (DataLoss, "etcdserver: corrupt cluster"),
         Refusal::PermissionDenied => (PermissionDenied, "etcdserver: permission denied"),
         Refusal::UserEmpty => (InvalidArgument, "etcdserver: user name is empty"),
-        Refusal::AuthOldRevision => {
-            (InvalidArgument, "etcdserver: revision of auth store is old")
-        }
+        Refusal::AuthOldRevision => (InvalidArgument, "etcdserver: revision of auth store is old"),
         Refusal::MemberNotFound => (NotFound, "etcdserver: member not found"),
-        Refusal::MemberIdExists => {
-            (FailedPrecondition, "etcdserver: member ID already exist")
-        }
+        Refusal::MemberIdExists => (FailedPrecondition, "etcdserver: member ID already exist"),
         Refusal::PeerUrlsExist => (FailedPrecondition, "etcdserver: Peer URLs already exists"),
         Refusal::NotLearner => {
             (FailedPrecondition, "etcdserver: can only promote a learner member")

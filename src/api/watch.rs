@@ -235,12 +235,8 @@ impl Session {
             return Ok(());
         }
         let header = self.header(revision);
-        let canceled = pb::WatchResponse {
-            header,
-            watch_id,
-            canceled: true,
-            ..pb::WatchResponse::default()
-        };
+        let canceled =
+            pb::WatchResponse { header, watch_id, canceled: true, ..pb::WatchResponse::default() };
         self.send(canceled).await
     }
 
@@ -278,11 +274,16 @@ impl Session {
                     events: converted,
                     ..pb::WatchResponse::default()
                 };
-                if fragment { self.send_fragments(response).await } else { self.send(response).await }
+                if fragment {
+                    self.send_fragments(response).await
+                } else {
+                    self.send(response).await
+                }
             }
             Delivery::Progress { watch_id, revision } => {
                 let header = self.header(revision);
-                self.send(pb::WatchResponse { header, watch_id, ..pb::WatchResponse::default() }).await
+                self.send(pb::WatchResponse { header, watch_id, ..pb::WatchResponse::default() })
+                    .await
             }
             Delivery::StreamProgress { revision } => {
                 let header = self.header(revision);
@@ -311,12 +312,8 @@ impl Session {
             return self.send(response).await;
         }
         let pb::WatchResponse { header, watch_id, events, .. } = response;
-        let empty = pb::WatchResponse {
-            header,
-            watch_id,
-            fragment: true,
-            ..pb::WatchResponse::default()
-        };
+        let empty =
+            pb::WatchResponse { header, watch_id, fragment: true, ..pb::WatchResponse::default() };
         let (mut part, mut bytes) = (empty.clone(), empty.encoded_len());
         for event in events {
             let more = event.encoded_len() + 8;

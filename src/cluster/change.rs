@@ -146,7 +146,10 @@ mod tests {
         let mut learner = Member::new(NodeId(9), vec!["http://a:1".into(), "http://b:1".into()]);
         learner.learner = true;
         for change in [
-            Change::Add { member: Member::new(NodeId(8), vec!["http://v:1".into()]), learners_max: None },
+            Change::Add {
+                member: Member::new(NodeId(8), vec!["http://v:1".into()]),
+                learners_max: None,
+            },
             Change::Add { member: learner, learners_max: Some(2) },
             Change::Promote(NodeId(9)),
             Change::Remove(NodeId(9)),
@@ -159,7 +162,10 @@ mod tests {
 
     #[test]
     fn contexts_are_etcds() {
-        let add = Change::Add { member: Member::new(NodeId(8), vec!["http://v:1".into()]), learners_max: None };
+        let add = Change::Add {
+            member: Member::new(NodeId(8), vec!["http://v:1".into()]),
+            learners_max: None,
+        };
         assert_eq!(add.context(), r#"{"id":8,"peerURLs":["http://v:1"],"isPromote":false}"#);
         let etcd_promotes = br#"{"id":8,"peerURLs":null,"isPromote":true}"#;
         assert_eq!(
@@ -167,7 +173,9 @@ mod tests {
             Ok(Change::Promote(NodeId(8)))
         );
         let bootstrap = br#"{"id":8,"peerURLs":["http://v:1"],"name":"m1"}"#;
-        let Ok(Change::Add { member, .. }) = Change::parse(ChangeKind::AddVoter, NodeId(8), bootstrap) else {
+        let Ok(Change::Add { member, .. }) =
+            Change::parse(ChangeKind::AddVoter, NodeId(8), bootstrap)
+        else {
             panic!("a first member is added");
         };
         assert_eq!(member.name, "m1");

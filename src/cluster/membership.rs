@@ -123,11 +123,7 @@ impl Membership {
     /// Returns the row that names the cluster; written once, with the first entry.
     pub fn cluster_row(&self) -> Write {
         let value = Bytes::copy_from_slice(&self.cluster_id.0.to_be_bytes());
-        Write {
-            table: Table::Cluster,
-            key: Bytes::from_static(ROW_CLUSTER_ID),
-            value: Some(value),
-        }
+        Write { table: Table::Cluster, key: Bytes::from_static(ROW_CLUSTER_ID), value: Some(value) }
     }
 
     /// Returns the cluster's id; 0 before the first entry.

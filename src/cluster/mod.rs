@@ -31,8 +31,8 @@ pub mod version;
 
 pub use alarms::{Alarm, Alarms};
 pub use change::{Change, ChangeError, ChangeKind};
-pub use member::Member;
 pub use identity::added_member_id;
+pub use member::Member;
 pub use membership::{LEARNERS_MAX_DEFAULT, Membership, MembershipError};
 pub use reconfig::{Sight, Unwise, may_add, may_promote, may_remove};
 pub use version::Version;

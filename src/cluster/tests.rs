@@ -36,21 +36,25 @@ impl World {
                 }
                 None => {
                     let _ = writeln!(out, "dropped {name}");
-                    self.rows.remove(&(write.table, write.key)).expect("only what is there is dropped");
+                    self.rows
+                        .remove(&(write.table, write.key))
+                        .expect("only what is there is dropped");
                 }
             }
         }
     }
 
     fn load(&self) -> (Membership, Alarms) {
-        let rows = self.rows.iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
+        let rows =
+            self.rows.iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
         let membership = Membership::load(rows.clone()).expect("the rows are ours");
         let alarms = rows.filter(|row| row.0 == Table::Alarms).map(|(_, key, value)| (key, value));
         (membership, Alarms::load(alarms).expect("the rows are ours"))
     }
 
     fn change(&mut self, change: &Change, out: &mut String) {
-        let change = Change::parse(change.kind(), change.id(), &change.context()).expect("it was written so");
+        let change = Change::parse(change.kind(), change.id(), &change.context())
+            .expect("it was written so");
         let mut writes = Vec::new();
         match self.membership.apply(&change, &mut writes) {
             Ok(()) => self.store(writes, out),
@@ -87,8 +91,11 @@ impl Interpreter for World {
         };
         match line.name.as_str() {
             "bootstrap" => {
-                let members: Vec<_> =
-                    line.options.iter().map(|(name, url)| (name.clone(), vec![url.clone()])).collect();
+                let members: Vec<_> = line
+                    .options
+                    .iter()
+                    .map(|(name, url)| (name.clone(), vec![url.clone()]))
+                    .collect();
                 match membership::bootstrap(&members, "token") {
                     Ok((cluster, changes)) => {
                         let _ = writeln!(out, "cluster {:x}", cluster.0);
@@ -116,7 +123,9 @@ impl Interpreter for World {
             }
             "tie" => {
                 let mut writes = Vec::new();
-                if let Err(error) = self.membership.tie_store(id(), line.number("store", 0), &mut writes) {
+                if let Err(error) =
+                    self.membership.tie_store(id(), line.number("store", 0), &mut writes)
+                {
                     let _ = writeln!(out, "refused: {error}");
                 }
                 self.store(writes, &mut out);
@@ -127,7 +136,8 @@ impl Interpreter for World {
                 self.store(writes, &mut out);
             }
             "alarm" => {
-                let alarm = Alarm { kind: line.number("kind", 1), member: line.number("member", 1) };
+                let alarm =
+                    Alarm { kind: line.number("kind", 1), member: line.number("member", 1) };
                 let mut writes = Vec::new();
                 let done = match line.arg(0) {
                     "on" => self.alarms.activate(alarm, &mut writes).into_iter().collect(),
@@ -139,12 +149,19 @@ impl Interpreter for World {
                     let _ = writeln!(out, "kind {kind} of member {member}");
                 }
             }
-            "may_add" => out = verdict(reconfig::may_add(&self.membership, line.has("learner"), &sight())),
+            "may_add" => {
+                out = verdict(reconfig::may_add(&self.membership, line.has("learner"), &sight()))
+            }
             "may_remove" => out = verdict(reconfig::may_remove(&self.membership, id(), &sight())),
             "may_promote" => {
                 let matched = line.get("matched").map(|m| Index(m.parse().expect("an index")));
                 let last = Index(line.number("last", 100));
-                out = verdict(reconfig::may_promote(&self.membership, matched, last, !line.has("lax")));
+                out = verdict(reconfig::may_promote(
+                    &self.membership,
+                    matched,
+                    last,
+                    !line.has("lax"),
+                ));
             }
             "list" => {
                 for member in self.membership.members() {
@@ -154,7 +171,11 @@ impl Interpreter for World {
             other => panic!("no command {other}"),
         }
         self.membership.check();
-        assert_eq!(self.load(), (self.membership.clone(), self.alarms.clone()), "memory and rows differ");
+        assert_eq!(
+            self.load(),
+            (self.membership.clone(), self.alarms.clone()),
+            "memory and rows differ"
+        );
         if out.is_empty() { "nothing".into() } else { out }
     }
 }
@@ -175,7 +196,8 @@ fn damaged_rows_are_named_and_not_guessed() {
         (Table::Cluster, bytes(b"clusterVersion"), bytes(b"three")),
         (Table::Cluster, bytes(b"clusterID"), bytes(b"1234567")),
     ] {
-        let error = Membership::load([(table, key.clone(), value)].into_iter()).expect_err("it is damaged");
+        let error =
+            Membership::load([(table, key.clone(), value)].into_iter()).expect_err("it is damaged");
         assert_eq!((error.table, error.key), (table, key));
     }
     assert!(Alarms::load([(bytes(b"1234"), Bytes::new())].into_iter()).is_err());

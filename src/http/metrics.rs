@@ -48,7 +48,11 @@ pub(super) async fn metrics(State(handle): State<Handle>) -> Response {
     let (status, reader) = (handle.status(), handle.reader());
     let yes = |is: bool| if is { 1.0 } else { 0.0 };
     page.gauge("etcd_server_has_leader", "1 if a leader is known.", yes(status.leader.is_some()));
-    page.gauge("etcd_server_is_leader", "1 if this member leads.", yes(status.role == Role::Leader));
+    page.gauge(
+        "etcd_server_is_leader",
+        "1 if this member leads.",
+        yes(status.role == Role::Leader),
+    );
     page.gauge("etcd_server_is_learner", "1 if this member has no vote.", yes(status.is_learner));
     page.counter(
         "etcd_server_leader_changes_seen_total",
@@ -79,10 +83,8 @@ pub(super) async fn metrics(State(handle): State<Handle>) -> Response {
     );
     let revision = u64::try_from(reader.store().revision().0).unwrap_or(0);
     page.gauge("etcd_debugging_mvcc_current_revision", "The revision.", number(revision));
-    let compacted = reader
-        .store()
-        .compact_revision()
-        .map_or(-1.0, |r| number(u64::try_from(r.0).unwrap_or(0)));
+    let compacted =
+        reader.store().compact_revision().map_or(-1.0, |r| number(u64::try_from(r.0).unwrap_or(0)));
     page.gauge("etcd_debugging_mvcc_compact_revision", "The compacted revision.", compacted);
     page.label("etcd_server_version", "The server's version.", "server_version", SERVER_VERSION);
     let id = format!("{:x}", handle.id().0);

@@ -327,7 +327,11 @@ impl Clock {
         for (id, timer) in &self.timers {
             assert!(timer.due >= timer.deadline, "{id}: due before its time: {timer:?}");
             let queued = self.expiries.contains(&(timer.due, *id));
-            assert_eq!(queued, timer.state == State::Alive, "{id}: queue and state differ: {timer:?}");
+            assert_eq!(
+                queued,
+                timer.state == State::Alive,
+                "{id}: queue and state differ: {timer:?}"
+            );
             alive += usize::from(queued);
             let reports = self.reports.contains(&(timer.report_at, *id));
             assert_eq!(reports, timer.state == State::Alive, "{id}: report queue: {timer:?}");
@@ -342,7 +346,11 @@ impl Clock {
         let ttl = seconds(lease.granted_seconds);
         let deadline = now + lease.life();
         let reported = lease.remaining.is_some();
-        let wait = if reported { next_report(ttl, &self.options) } else { first_report(ttl, &self.options) };
+        let wait = if reported {
+            next_report(ttl, &self.options)
+        } else {
+            first_report(ttl, &self.options)
+        };
         let timer = Timer {
             ttl,
             ttl_seconds: lease.granted_seconds,

@@ -82,7 +82,9 @@ mod tests {
     fn a_key_leaves_one_lease_and_joins_the_other() {
         let key = Bytes::from_static(b"k");
         let writes = |a, b| {
-            moved(&key, LeaseId(a), LeaseId(b)).map(|w| (w.key, w.value.is_some())).collect::<Vec<_>>()
+            moved(&key, LeaseId(a), LeaseId(b))
+                .map(|w| (w.key, w.value.is_some()))
+                .collect::<Vec<_>>()
         };
         assert_eq!(writes(0, 0), []);
         assert_eq!(writes(7, 7), []);

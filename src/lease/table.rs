@@ -168,7 +168,10 @@ impl Leases {
             assert!((1..=TTL_SECONDS_MAX).contains(&lease.granted_seconds), "{id}: {lease:?}");
             if let Some(rest) = lease.remaining {
                 let granted = seconds(lease.granted_seconds);
-                assert!(!rest.is_zero() && rest < granted, "{id}: remaining {rest:?} of {granted:?}");
+                assert!(
+                    !rest.is_zero() && rest < granted,
+                    "{id}: remaining {rest:?} of {granted:?}"
+                );
             }
         }
     }
@@ -194,7 +197,8 @@ fn stored(id: LeaseId, lease: Option<&Lease>) -> Write {
 
 fn decode(key: &[u8], value: &[u8]) -> Option<(LeaseId, Lease)> {
     let id = LeaseId(i64::from_be_bytes(key.try_into().ok()?));
-    let number = |place: usize| value.get(place..place + 8)?.try_into().ok().map(u64::from_be_bytes);
+    let number =
+        |place: usize| value.get(place..place + 8)?.try_into().ok().map(u64::from_be_bytes);
     let granted_seconds = i64::try_from(number(0)?).ok()?;
     let (mark, millis) = (Index(number(8)?), number(16)?);
     let remaining = (millis != 0).then(|| Duration::from_millis(millis));

@@ -87,7 +87,9 @@ impl World {
     fn propose(&mut self, proposals: Vec<Proposal>, out: &mut String) {
         for proposal in proposals {
             let _ = match &proposal {
-                Proposal::Expire { term, id, mark } => writeln!(out, "expire {id} of {mark} in {term}"),
+                Proposal::Expire { term, id, mark } => {
+                    writeln!(out, "expire {id} of {mark} in {term}")
+                }
                 Proposal::Checkpoint { term, leases } => {
                     let list: Vec<_> =
                         leases.iter().map(|(id, _, millis)| format!("{id}:{millis}ms")).collect();
@@ -161,7 +163,10 @@ impl Interpreter for World {
                 }
             }
             "remaining" => {
-                out = self.clock.remaining(id(), self.now).map_or("gone".into(), |r| format!("{r:?}"));
+                out = self
+                    .clock
+                    .remaining(id(), self.now)
+                    .map_or("gone".into(), |r| format!("{r:?}"));
             }
             "order" => out = format!("{:?}", self.clock.by_remaining()),
             "next" => out = format!("{:?}", self.clock.next_poll()),
@@ -196,8 +201,12 @@ fn scripts_print_what_they_say() {
 
 #[test]
 fn a_damaged_row_is_named_and_not_guessed() {
-    let row = |key: &'static [u8], value: &'static [u8]| (Bytes::from_static(key), Bytes::from_static(value));
-    for (key, value) in [row(b"1234567", &[0; 24]), row(b"12345678", &[0; 23]), row(b"12345678", &[0; 25])] {
+    let row = |key: &'static [u8], value: &'static [u8]| {
+        (Bytes::from_static(key), Bytes::from_static(value))
+    };
+    for (key, value) in
+        [row(b"1234567", &[0; 24]), row(b"12345678", &[0; 23]), row(b"12345678", &[0; 25])]
+    {
         assert_eq!(Leases::load([(key.clone(), value)].into_iter()), Err(key));
     }
 }

@@ -31,7 +31,8 @@ impl Machine {
             assert!(entry.index == next, "entry {} where {next} should be", entry.position());
             assert!(entry.term >= self.applied.term, "term regression at {}", entry.position());
             let store = self.shared.read().store.clone();
-            let mut step = Step { machine: self, store, position: entry.position(), out: &mut applied };
+            let mut step =
+                Step { machine: self, store, position: entry.position(), out: &mut applied };
             step.run(&entry.payload);
             self.applied = entry.position();
         }
@@ -77,9 +78,7 @@ impl Step<'_> {
             return self.refuse_gated(&command.op, refusal);
         }
         match &command.op {
-            Op::Put(put) => {
-                self.write_keys(|writer, leases| writer.put(put, &leases))
-            }
+            Op::Put(put) => self.write_keys(|writer, leases| writer.put(put, &leases)),
             Op::DeleteRange(delete) => self.write_keys(|writer, _| writer.delete_range(delete)),
             Op::Txn(txn) => self.write_keys(|writer, leases| writer.txn(txn, &leases)),
             Op::Compact { revision, .. } => {
@@ -123,22 +122,22 @@ impl Step<'_> {
                 let round = HashRound::Ask { round: *round, revision: Revision(*revision) };
                 self.hash_round(round)
             }
-            Op::KeyspaceHashReport { round, member, revision, compact_revision, hash } => {
-                self.hash_round(HashRound::Report {
+            Op::KeyspaceHashReport { round, member, revision, compact_revision, hash } => self
+                .hash_round(HashRound::Report {
                     round: *round,
                     member: *member,
                     revision: Revision(*revision),
                     compact_revision: *compact_revision,
                     hash: *hash,
-                })
-            }
+                }),
         }
     }
 
     /// What the alarms keep out.
     fn gate(&self, op: &Op) -> Option<Refusal> {
         let state = self.machine.shared.read();
-        let (corrupt, full) = (state.alarms.any(alarms::CORRUPT), state.alarms.any(alarms::NOSPACE));
+        let (corrupt, full) =
+            (state.alarms.any(alarms::CORRUPT), state.alarms.any(alarms::NOSPACE));
         match op {
             Op::Put(_)
             | Op::DeleteRange(_)

@@ -33,9 +33,9 @@ pub fn conf_change(change: &Change, request: Option<RequestId>) -> ConfChange {
 /// are no part of it.
 pub fn joint_change(changes: &[Change], request: Option<RequestId>) -> Option<ConfChange> {
     let items: Option<Vec<ConfChangeItem>> = changes.iter().map(item).collect();
-    let records = changes.iter().map(|change| {
-        serde_json::from_slice(&change.context()).unwrap_or(Value::Null)
-    });
+    let records = changes
+        .iter()
+        .map(|change| serde_json::from_slice(&change.context()).unwrap_or(Value::Null));
     let mut object = Map::new();
     object.insert(CHANGES.to_owned(), records.collect());
     if let Some(request) = request {
@@ -108,7 +108,9 @@ pub(super) fn request(change: &ConfChange) -> Option<RequestId> {
 /// The client's view of a rule of the membership.
 pub(super) fn refusal(error: MembershipError, change: &Change) -> Refusal {
     match error {
-        MembershipError::IdRemoved if matches!(change, Change::Add { .. }) => Refusal::MemberIdExists,
+        MembershipError::IdRemoved if matches!(change, Change::Add { .. }) => {
+            Refusal::MemberIdExists
+        }
         MembershipError::IdRemoved | MembershipError::IdUnknown => Refusal::MemberNotFound,
         MembershipError::IdExists => Refusal::MemberIdExists,
         MembershipError::PeerUrlExists => Refusal::PeerUrlsExist,

@@ -100,6 +100,8 @@ pub struct Machine {
     applied: LogPosition,
     /// The cluster's name is not stored yet; the next entry does it.
     name_due: bool,
+    /// How many snapshots were put in place since the start.
+    installs: u64,
 }
 
 /// What a batch of entries came to, in the order of the entries.
@@ -159,7 +161,7 @@ impl Machine {
         let applied = storage.applied();
         let mut state = tables::State::load(storage)?;
         let name_due = state.name(options.cluster_id)?;
-        Ok(Self { shared: Arc::new(Shared::new(state)), applied, name_due })
+        Ok(Self { shared: Arc::new(Shared::new(state)), applied, name_due, installs: 0 })
     }
 
     /// Returns the position of the last applied entry.
@@ -175,6 +177,11 @@ impl Machine {
     /// Returns a view for serving threads. It follows the machine, also over an installed snapshot.
     pub fn reader(&self) -> Reader {
         Reader::new(self.shared.clone())
+    }
+
+    /// Returns how many snapshots were put in place since the start, for metrics.
+    pub fn installs(&self) -> u64 {
+        self.installs
     }
 
     /// Returns the store's tables, to flush them and to ask what is durable.
@@ -195,6 +202,11 @@ impl Machine {
         let cluster_id = self.shared.read().membership.cluster_id();
         let mut state = tables::State::load(storage)?;
         self.name_due = state.name(cluster_id)?;
+        self.installs += 1;
+        assert!(
+            self.installs == 1 || !crate::mutant!("E28"),
+            "the last install is not cleared away"
+        );
         let old = self.shared.replace(state);
         if !crate::mutant!("E03") {
             self.applied = snapshot;
@@ -205,7 +217,11 @@ impl Machine {
     /// Asserts what the parts assert of themselves, and that the stored tables say what memory says.
     pub fn check(&self) {
         let state = self.shared.read();
-        assert_eq!(state.store.storage().applied(), self.applied, "the tables are at another entry");
+        assert_eq!(
+            state.store.storage().applied(),
+            self.applied,
+            "the tables are at another entry"
+        );
         state.check();
     }
 }

@@ -62,9 +62,10 @@ impl State {
         let leases = Leases::load(rows(&view, Table::Leases)).map_err(damaged(Table::Leases))?;
         let alarms = Alarms::load(rows(&view, Table::Alarms)).map_err(damaged(Table::Alarms))?;
         let tables = [Table::Members, Table::MembersRemoved, Table::Cluster];
-        let membership = Membership::load(tables.into_iter().flat_map(|table| {
-            rows(&view, table).map(move |(key, value)| (table, key, value))
-        }))?;
+        let membership =
+            Membership::load(tables.into_iter().flat_map(|table| {
+                rows(&view, table).map(move |(key, value)| (table, key, value))
+            }))?;
         let conf_state = match view.get(Table::Cluster, ROW_CONF_STATE) {
             None => ConfState::default(),
             Some(row) => {

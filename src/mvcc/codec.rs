@@ -65,7 +65,7 @@ pub(super) struct Chain {
 pub(super) type Anchors = Vec<RowId>;
 
 /// Counts the levels that a row of this depth is an anchor on; the first row of a key is none.
-fn levels_of(depth: u64) -> usize {
+pub(super) fn levels_of(depth: u64) -> usize {
     if depth == 0 {
         return 0;
     }

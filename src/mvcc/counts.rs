@@ -1,11 +1,11 @@
 //! How many keys live in a range, without walking it.
 //!
-//! The key space is cut by *fences* into *buckets* of at most about 128 keys; for each bucket the
+//! The key space is cut by *fences* into *buckets* of at most about 64 keys; for each bucket the
 //! number of live keys is known exactly. Counting a range adds up whole buckets and looks at the keys
 //! of the two buckets that the range only cuts into. The buckets stand in groups with sums of their
 //! own, so that adding up takes microseconds for any number of keys.
 //!
-//! Only fences and counts are in memory, about a hundredth of the keys. Every change of a count goes
+//! Only fences and counts are in memory, about a fiftieth of the keys. Every change of a count goes
 //! into the change set of the entry that causes it (table `Counts`), so after a restart the counts are
 //! exactly those of the applied position and nothing is counted anew.
 //!
@@ -27,7 +27,7 @@ use bytes::Bytes;
 use crate::command::RangeEnd;
 
 /// A bucket with more keys than this, live and dead, is split.
-pub(super) const BUCKET_KEYS_MAX: usize = 128;
+pub(super) const BUCKET_KEYS_MAX: usize = 64;
 
 /// A bucket is merged into the one before it if both together have at most this many keys.
 const MERGED_KEYS_MAX: usize = BUCKET_KEYS_MAX / 2;
@@ -567,8 +567,8 @@ mod tests {
             world.maintain();
         }
         let many = world.counts.buckets().count();
-        assert!((20_000 / 128..=20_000 / 60).contains(&many), "{many} buckets");
-        assert!(world.counts.buckets().all(|(_, live)| live <= 129));
+        assert!((20_000 / 64..=20_000 / 30).contains(&many), "{many} buckets");
+        assert!(world.counts.buckets().all(|(_, live)| live <= 65));
         for number in 0..20_000 {
             world.set(&BTreeMap::from([(key(number), false)]));
             world.maintain();

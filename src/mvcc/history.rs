@@ -99,12 +99,15 @@ impl Store {
         Ok(batch)
     }
 
-    /// Reads what a key was before an event: its state at the revision before the event's. `None` for a
-    /// key that did not live then, and when that revision is compacted.
+    /// Reads what a key was before an event: its state at the revision before the event's. `None` if the
+    /// event creates the key, if the key did not live then, and when that revision is compacted.
     ///
     /// # Errors
     /// [`Refusal::Damaged`].
     pub fn previous(&self, event: &Event) -> Result<Option<KeyValue>, Refusal> {
+        if event.is_create() {
+            return Ok(None);
+        }
         let before = event.revision().prev().unwrap_or_default();
         let entered = self.enter();
         if entered.compact.is_some_and(|compact| before < compact) {

@@ -18,7 +18,7 @@
 //! that watchers read and the order that hashes and backups want. The index holds only the newest state
 //! of a key, so it is small and written once a change; older states are found by walking the key's chain
 //! of rows, with shortcuts (see [`codec`]'s `Chain`). No part of the index must be in memory and none is
-//! read at start but the counts, one for about a hundred keys.
+//! read at start but the counts, one for about fifty keys.
 //!
 //! | file | has |
 //! |---|---|
@@ -47,6 +47,7 @@ mod frame;
 mod hash;
 mod history;
 mod read;
+mod rebuild;
 mod recent;
 mod scrub;
 mod store;
@@ -60,6 +61,7 @@ pub use frame::Damage;
 pub use hash::{HashJob, HashKv, etcd_row_key};
 pub use history::{Budget, HistoryBatch};
 pub use read::Page;
+pub use rebuild::{CountsBuilder, ForeignRow, Indexed};
 pub use scrub::{Hold, ScrubProgress};
 pub use store::{Publish, Store, StoreError};
 pub use write::{Finished, LeaseChange, LeaseLookup, Writer};

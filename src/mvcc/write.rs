@@ -199,12 +199,12 @@ impl Writer<'_> {
     }
 
     /// Ends the entry: its writes, its events, what is to be published. The writer's view ends here.
-    pub fn finish(self) -> Finished {
+    pub fn finish(mut self) -> Finished {
         let revision = self.revision();
         let changed = revision != self.base;
         let mut set = empty_set(self.position);
         let mut publish = Publish::default();
-        let mut buf = BytesMut::new();
+        let mut buf = std::mem::take(&mut self.buf);
         if changed {
             (publish.counts, publish.recent) = self.counted();
             set.writes.extend(count_writes(&publish.counts));

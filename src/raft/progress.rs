@@ -48,6 +48,8 @@ pub(crate) struct Progress {
     pub(crate) round: u64,
     /// The highest commit index sent to it.
     pub(crate) commit_sent: Index,
+    /// A heartbeat of the clock went out and has not been answered.
+    pub(crate) asked: bool,
     /// Something is to be sent even if there is no new entry.
     pub(crate) poke: bool,
 }
@@ -63,6 +65,7 @@ impl Progress {
             active: false,
             round: 0,
             commit_sent: Index(0),
+            asked: false,
             poke: true,
         }
     }

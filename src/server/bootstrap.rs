@@ -61,6 +61,17 @@ pub enum BootError {
     /// An entry of the log is of no known form.
     #[error("log entry {0}: {1}")]
     Entry(Index, codec::CodecError),
+    /// The log has lost entries that were durable in it.
+    #[error(
+        "the log ends at {log}, and the store has applied {store}: the log has lost its end, with \
+         promises in it; replace this member"
+    )]
+    LostTail {
+        /// Where the store stands.
+        store: LogPosition,
+        /// Where the log ends.
+        log: LogPosition,
+    },
     /// The store ends before the log begins.
     #[error(
         "database file ({path} index {store}) does not match with snapshot (index {log}): \
@@ -181,7 +192,7 @@ pub(crate) fn boot<R: Runtime>(
 ) -> Result<Booted<R>, BootError> {
     let disk = runtime.disk();
     let store_id = read_store_id(&disk, places)?;
-    let (mut log, recovered) = Log::open(disk.clone(), &places.log, log_options)?;
+    let (mut log, mut recovered) = Log::open(disk.clone(), &places.log, log_options)?;
     if let Some(torn) = &recovered.repaired {
         warn!(segment = %torn.segment.display(), offset = torn.offset, "cut a torn tail off the log");
     }
@@ -189,13 +200,14 @@ pub(crate) fn boot<R: Runtime>(
     let storage = Storage::open(&dir, StorageOptions::default())?;
     info!(path = %dir.display(), "opened backend db");
     let options = MachineOptions { cluster_id: ClusterId(recovered.metadata.cluster) };
+    let loaded = storage.loaded();
     let machine = Machine::open(storage, options)?;
     let applied = machine.applied();
     info!(index = applied.index.0, term = applied.term.0, "restore consistentIndex");
 
     let mut base = recovered.mark.as_ref().map_or(LogPosition::default(), |mark| mark.position);
     let mut entries = Vec::with_capacity(recovered.entries.len());
-    for record in recovered.entries {
+    for record in std::mem::take(&mut recovered.entries) {
         let index = record.index;
         let entry = log_writer::entry(record).map_err(|error| BootError::Entry(index, error))?;
         entries.push(entry);
@@ -205,6 +217,11 @@ pub(crate) fn boot<R: Runtime>(
     let agrees = entries.iter().any(|entry| entry.position() == applied) || base == applied;
     if applied.index < base.index {
         return Err(BootError::Gap { path: dir, store: applied.index, log: base.index });
+    }
+    if !agrees && loaded != Some(applied) {
+        // The store holds entries that the log must have held when they were applied: its end is lost,
+        // and promises with it.
+        return Err(BootError::LostTail { store: applied, log: last });
     }
     if !agrees {
         // The crash came between the two halves of a snapshot's installation: the store stands on the

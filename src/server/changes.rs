@@ -28,7 +28,6 @@ pub(crate) struct Changes {
     waiting: Vec<Waiter>,
 }
 
-
 impl Changes {
     /// Takes a new waiter and returns what to propose.
     pub(crate) fn add(
@@ -95,4 +94,3 @@ impl Changes {
         }
     }
 }
-

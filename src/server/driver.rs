@@ -72,7 +72,7 @@ pub(crate) struct Driver<R: Runtime, T: Transport> {
     pub(super) leases: LeaseShell,
     pub(super) changes: Changes,
     pub(super) keeper: Keeper,
-    pub(super) snapshots: Snapshots<R>,
+    pub(super) snapshots: Snapshots,
     /// Promises that wait for their ticket.
     pub(super) held: BTreeMap<u64, Vec<Envelope>>,
     pub(super) next_tick: Instant,
@@ -95,7 +95,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         transport: T,
         machine: Machine,
         restored: raft::Restored,
-        log: Log<R::Disk>,
+        (log, stores): (Log<R::Disk>, std::path::PathBuf),
         hub: Arc<Mutex<Hub>>,
         (events, mailbox): (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
         status: watch::Sender<NodeStatus>,
@@ -131,7 +131,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             leases: LeaseShell::new(settings.lease_clock),
             changes: Changes::default(),
             keeper,
-            snapshots: Snapshots::new(),
+            snapshots: Snapshots::new(stores, runtime.worker("read snapshot")),
             held: BTreeMap::new(),
             next_tick: runtime.now(),
             transfer: None,
@@ -182,7 +182,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             return Some(reason);
         }
         let now = self.runtime.now();
-        let leads = self.node.status().role == Role::Leader;
+        let leads = self.node.role() == Role::Leader;
         match &self.stopping {
             Some(stopping) if !leads || now >= stopping.deadline => Some(StopReason::Stopped),
             _ => None,
@@ -219,6 +219,11 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             // that everybody else has been silent for as long.
             self.next_tick = now + self.settings.heartbeat_interval;
             self.node.step(Input::Tick);
+            let peers = self.node.status();
+            self.status.send_if_modified(|published| {
+                published.update_peers(&peers);
+                false
+            });
             self.proposals.expire(now);
             self.reads.expire(now);
             self.changes.expire(now);
@@ -244,9 +249,8 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
 
     fn log_trim(&mut self, below: Index) -> bool {
         self.log.trim(below);
-        let memory = Index(
-            self.machine.applied().index.0.saturating_sub(self.settings.catchup_entries),
-        );
+        let memory =
+            Index(self.machine.applied().index.0.saturating_sub(self.settings.catchup_entries));
         self.node.step(Input::Trim(memory.min(below)));
         true
     }
@@ -277,7 +281,10 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             }
             Event::Unreachable(peer) => self.node.step(Input::PeerUnreachable(peer)),
             Event::ConnectionLost(peer) => self.node.step(Input::PeerConnectionLost(peer)),
-            Event::Log(LogReport::Durable(tickets)) => {
+            Event::Log(LogReport::Durable(tickets, marked)) => {
+                if marked {
+                    self.snapshot_marked();
+                }
                 for ticket in tickets {
                     self.node.step(Input::Persisted(ticket));
                     if let Some(messages) = self.held.remove(&ticket.number) {
@@ -290,25 +297,20 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             Event::Scrubbed(Ok(more)) => self.keeper.scrubbed(more, now),
             Event::Flushed(Err(error)) => self.fail(&error.to_string()),
             Event::Scrubbed(Err(error)) => self.fail(&error),
-            Event::SnapshotSent { to, ok, at } => {
-                self.node.step(Input::SnapshotSent { to, ok, at });
-            }
-            Event::SnapshotArrived(arrived) => {
-                let envelope = self.snapshots.stage(*arrived);
-                self.node.step(Input::Message(envelope));
-            }
+            Event::SnapshotSent { to, ok, at } => self.snapshot_sent(to, ok, at),
+            Event::SnapshotArrived(arrived) => self.snapshot_arrived(*arrived),
             Event::SnapshotOpened(opened) => self.snapshot_opened(*opened),
             Event::Stop { done } => self.start_stop(done, now),
         }
     }
 
-    fn fail(&mut self, reason: &str) {
+    pub(super) fn fail(&mut self, reason: &str) {
         error!(error = reason, "stopping: only a restart can tell what is on disk");
         self.failed.get_or_insert_with(|| StopReason::Failed(reason.to_owned()));
     }
 
     /// Carries out what the node wants until it wants nothing more.
-    fn pump(&mut self) {
+    pub(super) fn pump(&mut self) {
         while self.failed.is_none() {
             let Some(ready) = self.node.take_ready() else { break };
             self.carry_out(ready);
@@ -328,7 +330,8 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
                 self.held.insert(ticket.number, ready.messages_after_persist);
             }
             self.log.submit(HandOver {
-                ticket,
+                ticket: Some(ticket),
+                mark: None,
                 hard_state: ready.hard_state,
                 truncate_from: ready.truncate_from,
                 entries: ready.entries,
@@ -414,8 +417,8 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         for change in &applied.leases {
             self.leases.on(change, now);
         }
-        if self.node.status().role == Role::Leader {
-            self.leases.lead_if_first(&self.machine, entries, self.node.status().term, now);
+        if self.node.role() == Role::Leader {
+            self.leases.lead_if_first(&self.machine, entries, self.node.term(), now);
         }
         for (id, outcome) in applied.outcomes {
             self.leases.resolved(id, &outcome, now);
@@ -429,7 +432,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         self.reads.applied(last);
     }
 
-    fn members_changed(&mut self) {
+    pub(super) fn members_changed(&mut self) {
         let membership = self.machine.reader().members();
         self.transport.set_peers(super::peer_addresses(&membership, self.settings.id));
         if membership.is_removed(self.settings.id) {
@@ -513,11 +516,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
     }
 
     fn publish_status(&mut self) {
-        let status = self.node.status();
-        let position = self.machine.applied();
-        let is_learner = self.node.conf_state().is_learner(self.settings.id);
-        self.status.send_if_modified(|published| {
-            published.update(&status, position, is_learner)
-        });
+        let (node, position, own) = (&self.node, self.machine.applied(), self.settings.id);
+        self.status.send_if_modified(|published| published.update(node, position, own));
     }
 }

@@ -21,7 +21,7 @@ use crate::lease::Renewal;
 use crate::machine::Reader;
 use crate::raft::Role;
 use crate::runtime::Instant;
-use crate::types::{ClusterId, LeaseId, NodeId};
+use crate::types::{ClusterId, LeaseId, NodeId, Term};
 use crate::watch::Hub;
 
 /// A future without a name.
@@ -137,7 +137,19 @@ impl Handle {
         self.shared.status.borrow().clone()
     }
 
-    /// Returns a receiver that sees every change of the status.
+    /// Returns the term of the last entry applied: the term in response headers.
+    pub fn applied_term(&self) -> Term {
+        self.shared.status.borrow().applied.term
+    }
+
+    /// Returns whether the member has stopped, whether it is a learner, and whether a leader is known:
+    /// what is asked before every request.
+    pub fn admission(&self) -> (bool, bool, bool) {
+        let status = self.shared.status.borrow();
+        (status.stopped.is_some(), status.is_learner, status.leader.is_some())
+    }
+
+    /// Returns a receiver that is told of another leader, another role, and the end.
     pub fn watch_status(&self) -> watch::Receiver<NodeStatus> {
         self.shared.status.clone()
     }

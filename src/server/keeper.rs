@@ -86,10 +86,18 @@ impl Keeper {
         }
     }
 
+    /// The store was replaced by a snapshot, which is in its file as a whole.
+    pub(crate) fn replaced(&mut self) {
+        self.dirty_since = None;
+        self.scrub_at = Some(Instant::default());
+    }
+
     /// A batch is in the file.
     pub(crate) fn flushed(&mut self, _position: LogPosition) {
         self.busy = false;
         self.trim = Some(Index(0));
+        // A compaction may have become durable with this batch: only now can its rows be removed.
+        self.scrub_at = Some(Instant::default());
     }
 
     /// A scrub step is done.

@@ -13,13 +13,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::raft::{Entry, HardState, Ticket};
 use crate::runtime::{Disk, Runtime, Worker};
-use crate::storage::log::{Log, LogBatch, LogError, LogRecord};
+use crate::storage::log::{Log, LogBatch, LogError, LogRecord, Mark};
 use crate::transport::codec;
 use crate::types::Index;
 
 /// One hand-over.
+#[derive(Default)]
 pub(crate) struct HandOver {
-    pub(crate) ticket: Ticket,
+    /// What the core calls it; a new beginning of the log has no name.
+    pub(crate) ticket: Option<Ticket>,
+    /// The log begins anew here, behind an installed snapshot.
+    pub(crate) mark: Option<Mark>,
     pub(crate) hard_state: Option<HardState>,
     pub(crate) truncate_from: Option<Index>,
     pub(crate) entries: Vec<Entry>,
@@ -27,8 +31,8 @@ pub(crate) struct HandOver {
 
 /// What the writer tells the driver.
 pub(crate) enum LogReport {
-    /// These are durable.
-    Durable(Vec<Ticket>),
+    /// These are durable; and whether a new beginning is among them.
+    Durable(Vec<Ticket>, bool),
     /// The log is broken until a restart.
     Failed(LogError),
 }
@@ -103,10 +107,16 @@ where
         });
     }
 
-    /// Runs `job` with the log, in order with everything submitted.
-    pub(crate) fn with_log(&self, job: impl FnOnce(&mut Log<R::Disk>) + Send + 'static) {
-        let shared = self.shared.clone();
-        self.worker.run(move || job(&mut lock(&shared.log)));
+    /// With nothing waiting, leaves evidence behind the last batch that it was durable: rot in it is then
+    /// told from a torn tail.
+    fn seal_if_idle(shared: &Arc<Shared<R>>) {
+        if lock(&shared.queue).waiting.is_empty() {
+            let sealed = lock(&shared.log).seal();
+            if let Err(error) = sealed {
+                lock(&shared.queue).broken = true;
+                (shared.report)(LogReport::Failed(error));
+            }
+        }
     }
 
     /// Prepares the next segment ahead of time, on a worker of its own.
@@ -137,7 +147,10 @@ fn write_queue<R: Runtime>(shared: &Arc<Shared<R>>) {
     match written {
         Ok(()) => {
             shared.runtime.crash_point("log_synced");
-            (shared.report)(LogReport::Durable(batch.iter().map(|h| h.ticket).collect()));
+            let tickets = batch.iter().filter_map(|hand_over| hand_over.ticket).collect();
+            let marked = batch.iter().any(|hand_over| hand_over.mark.is_some());
+            (shared.report)(LogReport::Durable(tickets, marked));
+            LogWriter::seal_if_idle(shared);
             LogWriter::prepare_spare(shared);
         }
         Err(error) => {
@@ -149,6 +162,9 @@ fn write_queue<R: Runtime>(shared: &Arc<Shared<R>>) {
 
 fn write_all<D: Disk>(log: &mut Log<D>, batch: &[HandOver]) -> Result<(), LogError> {
     for hand_over in batch {
+        if let Some(mark) = &hand_over.mark {
+            log.mark(mark.clone())?;
+        }
         let records: Vec<LogRecord> = hand_over.entries.iter().map(record).collect();
         log.append(LogBatch {
             hard_state: hand_over.hard_state.map(stored),
@@ -172,15 +188,10 @@ pub(crate) fn entry(record: LogRecord) -> Result<Entry, codec::CodecError> {
 }
 
 pub(crate) fn stored(state: HardState) -> crate::storage::log::HardState {
-    crate::storage::log::HardState {
-        term: state.term,
-        vote: state.vote,
-        commit: state.commit,
-    }
+    crate::storage::log::HardState { term: state.term, vote: state.vote, commit: state.commit }
 }
 
 /// Reads the hard state back.
 pub(crate) fn restored(state: crate::storage::log::HardState) -> HardState {
     HardState { term: state.term, vote: state.vote, commit: state.commit }
 }
-

@@ -34,7 +34,7 @@ pub use status::NodeStatus;
 pub(crate) use driver::Driver;
 pub(crate) use event::Event;
 pub(crate) use handle::Shared;
-pub(crate) use snapshots::{Arrived, Incoming};
+pub(crate) use snapshots::Incoming;
 
 use crate::cluster::Membership;
 use crate::transport::PeerAddress;

@@ -45,7 +45,8 @@ impl Reads {
     /// Returns the question that all new barriers share, if there are any.
     pub(crate) fn ask(&mut self, now: Instant) -> Option<ReadId> {
         if !self.again.is_empty() {
-            let (due, later) = std::mem::take(&mut self.again).into_iter().partition(|(at, _)| *at <= now);
+            let (due, later) =
+                std::mem::take(&mut self.again).into_iter().partition(|(at, _)| *at <= now);
             self.again = later;
             let due: Vec<(Instant, Waiter)> = due;
             self.new.extend(due.into_iter().map(|(_, waiter)| waiter));

@@ -1,54 +1,302 @@
-//! Snapshots between members.
-use std::marker::PhantomData;
+//! Snapshots between members: sending what a peer's log lacks, staging what arrives, and putting it in
+//! force. The handshake with the core is drawn in `raft/node/snapshot.rs`.
+//!
+//! ```text
+//!  arrive (worker: a new generation's directory) → stage → the core says install
+//!    → switch the generation (store worker) → swap the machine, re-read by watchers
+//!    → the log begins anew behind it (log worker) → the core is told
+//! ```
+//!
+//! Invariants:
+//! - what arrives is complete, checked and durable before the core hears of it;
+//! - at most one staged snapshot; a newer one replaces it, and what the core does not want is deleted;
+//! - a crash at any point leaves the old state or the new one: the generation switches in one rename, and
+//!   a log that is behind its store begins anew at the next start (`bootstrap`);
+//! - one transfer a peer at a time, bounded in time, since it keeps superseded rows from being removed.
 
-use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use super::Driver;
 use super::event::Event;
-use crate::proto::internal as wire;
-use crate::raft::{Envelope, SnapshotMeta, SnapshotRequest};
-use crate::runtime::Runtime;
+use super::log_writer::HandOver;
+use crate::machine::snapshot::{Chunk, ReceiveError, Receiver, Sender};
+use crate::raft::{Envelope, Input, Message, SnapshotMeta, SnapshotRequest};
+use crate::runtime::{Lane, Runtime, Worker, timeout};
+use crate::storage::log::Mark;
+use crate::storage::{Storage, StorageOptions, generations};
+use crate::transport::Transport;
+use crate::types::{ClusterId, NodeId};
 
+/// How long one transfer may take.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How many pieces wait for the network.
+const CHUNKS_MAX: usize = 4;
+
+/// A snapshot that has arrived whole.
 pub(crate) struct Arrived {
-    pub(crate) envelope: Envelope,
+    envelope: Envelope,
+    meta: SnapshotMeta,
+    storage: Storage,
+    dir: PathBuf,
+    /// Told once it is staged.
+    staged: oneshot::Sender<()>,
 }
+
+/// A staged snapshot whose generation was put in force, or not.
 pub(crate) struct Opened {
-    pub(crate) meta: SnapshotMeta,
+    meta: SnapshotMeta,
+    storage: Storage,
+    switched: std::io::Result<()>,
 }
-pub(crate) struct Snapshots<R> {
-    _r: PhantomData<R>,
+
+struct Staged {
+    meta: SnapshotMeta,
+    storage: Storage,
+    dir: PathBuf,
 }
-impl<R: Runtime> Snapshots<R> {
-    pub(crate) fn new() -> Self {
-        Self { _r: PhantomData }
+
+/// The driver's part.
+pub(crate) struct Snapshots {
+    stores: PathBuf,
+    /// Reads what is sent; writing is the store worker's.
+    reading: Worker,
+    sending: BTreeSet<NodeId>,
+    staged: Option<Staged>,
+    /// Waits for the log to begin anew behind it.
+    installing: Option<SnapshotMeta>,
+}
+
+impl Snapshots {
+    pub(crate) fn new(stores: PathBuf, reading: Worker) -> Self {
+        Self { stores, reading, sending: BTreeSet::new(), staged: None, installing: None }
     }
-    pub(crate) fn stage(&mut self, arrived: Arrived) -> Envelope {
-        arrived.envelope
-    }
 }
-pub(crate) struct Incoming<R> {
-    _r: R,
-    _e: mpsc::UnboundedSender<Event>,
-}
-impl<R: Runtime> Incoming<R> {
-    pub(crate) fn new(r: R, e: mpsc::UnboundedSender<Event>) -> Self {
-        Self { _r: r, _e: e }
-    }
-    pub(crate) async fn receive(
-        self,
-        _chunks: Streaming<wire::SnapshotChunk>,
-    ) -> Result<wire::SnapshotResult, Status> {
-        Err(Status::unimplemented("snapshots"))
-    }
-}
-impl<R: Runtime, T: crate::transport::Transport> super::Driver<R, T> {
-    pub(super) fn snapshot_opened(&mut self, _opened: Opened) {}
-    pub(super) fn install(&mut self, _meta: SnapshotMeta) {}
+
+impl<R: Runtime, T: Transport> Driver<R, T> {
+    /// Starts a transfer to a peer, unless one is going on.
     pub(super) fn send_snapshot(&mut self, request: SnapshotRequest) {
-        self.node.step(crate::raft::Input::SnapshotSent {
-            to: request.to,
-            ok: false,
-            at: request.at_least,
+        let to = request.to;
+        if !self.snapshots.sending.insert(to) {
+            return;
+        }
+        let mut sender = Sender::new(&self.machine);
+        let header = sender.header();
+        let at = header.position.index;
+        let meta =
+            SnapshotMeta { position: header.position, conf_state: header.conf_state.clone() };
+        let envelope = request.envelope(self.settings.id, meta);
+        info!(to = format!("{:x}", to.0), index = at.0, "sending a snapshot");
+        let (chunks, received) = mpsc::channel(CHUNKS_MAX);
+        let reading = self.snapshots.reading.clone();
+        let read = async move {
+            loop {
+                let (done, chunk) = oneshot::channel();
+                reading.run(move || {
+                    let chunk = sender.next_chunk();
+                    // Nobody waits for it when the transfer was given up.
+                    let _ = done.send((sender, chunk));
+                });
+                let Ok((back, Some(chunk))) = chunk.await else { return };
+                sender = back;
+                if chunks.send(chunk).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let sent = self.transport.send_snapshot(envelope, received);
+        let (runtime, events) = (self.runtime.clone(), self.events.clone());
+        let task = async move {
+            let both = async { tokio::join!(biased; sent, read).0 };
+            let ok = timeout(&runtime, TRANSFER_TIMEOUT, both).await.unwrap_or(false);
+            // A driver that is gone needs no report.
+            let _ = events.send(Event::SnapshotSent { to, ok, at });
+        };
+        drop(self.runtime.spawn(Lane::Serve, "send snapshot", task));
+    }
+
+    /// A transfer has ended.
+    pub(super) fn snapshot_sent(&mut self, to: NodeId, ok: bool, at: crate::types::Index) {
+        self.snapshots.sending.remove(&to);
+        if !ok {
+            warn!(to = format!("{:x}", to.0), index = at.0, "a snapshot was not taken");
+        }
+        self.node.step(Input::SnapshotSent { to, ok, at });
+    }
+
+    /// Stages an arrived snapshot and tells the core, which says at once whether it wants it.
+    pub(super) fn snapshot_arrived(&mut self, arrived: Arrived) {
+        let Arrived { envelope, meta, storage, dir, staged } = arrived;
+        self.discard_staged();
+        self.snapshots.staged = Some(Staged { meta, storage, dir });
+        self.node.step(Input::Message(envelope));
+        // A sender that is gone needs no answer.
+        let _ = staged.send(());
+        self.pump();
+        // Still here: the core has not asked for it, and will not.
+        self.discard_staged();
+    }
+
+    fn discard_staged(&mut self) {
+        if let Some(Staged { storage, dir, .. }) = self.snapshots.staged.take() {
+            let disk = self.runtime.disk();
+            self.keeper.run(move || {
+                storage.close().wait();
+                if let Err(error) = crate::runtime::Disk::remove_dir_all(&disk, &dir) {
+                    // The next start removes it.
+                    warn!(%error, "an unwanted snapshot was not removed");
+                }
+            });
+        }
+    }
+
+    /// The core wants the staged snapshot: its generation is put in force first.
+    pub(super) fn install(&mut self, meta: SnapshotMeta) {
+        let staged = self.snapshots.staged.take();
+        let Some(Staged { storage, dir, .. }) = staged.filter(|staged| staged.meta == meta) else {
+            self.fail("the core asked for a snapshot that is not staged");
+            return;
+        };
+        info!(index = meta.position.index.0, "installing a snapshot");
+        let (disk, stores) = (self.runtime.disk(), self.snapshots.stores.clone());
+        let (runtime, events) = (self.runtime.clone(), self.events.clone());
+        // On the store's worker: behind any batch for the old generation.
+        self.keeper.run(move || {
+            runtime.crash_point("snapshot_before_switch");
+            let switched = generations::switch(&disk, &stores, &dir);
+            runtime.crash_point("snapshot_switched");
+            let opened = Opened { meta, storage, switched };
+            let _ = events.send(Event::SnapshotOpened(Box::new(opened)));
         });
     }
+
+    /// The new generation is in force on disk: the machine follows, then the log.
+    pub(super) fn snapshot_opened(&mut self, opened: Opened) {
+        let Opened { meta, storage, switched } = opened;
+        if let Err(error) = switched {
+            self.fail(&format!("a snapshot could not be put in force: {error}"));
+            return;
+        }
+        let old = match self.machine.install(storage) {
+            Ok(old) => old,
+            Err(error) => {
+                self.fail(&format!("a snapshot could not be installed: {error}"));
+                return;
+            }
+        };
+        let (disk, stores) = (self.runtime.disk(), self.snapshots.stores.clone());
+        self.keeper.replaced();
+        self.keeper.run(move || {
+            old.close().wait();
+            if let Err(error) = generations::remove_others(&disk, &stores) {
+                warn!(%error, "an old store was not removed");
+            }
+        });
+        let revision = self.machine.reader().revision();
+        self.hub.lock().expect("nobody panicked while holding the hub").restore(revision);
+        let mark = Mark { position: meta.position, conf: Bytes::new(), installed: true };
+        self.snapshots.installing = Some(meta);
+        self.log.submit(HandOver { mark: Some(mark), ..HandOver::default() });
+        self.members_changed();
+    }
+
+    /// The log begins behind the installed snapshot: the core may go on.
+    pub(super) fn snapshot_marked(&mut self) {
+        if let Some(meta) = self.snapshots.installing.take() {
+            info!(index = meta.position.index.0, "installed a snapshot");
+            self.node.step(Input::SnapshotInstalled(meta));
+        }
+    }
+}
+
+/// Builds up an arriving snapshot, piece by piece, on a worker of its own.
+pub(crate) struct Incoming {
+    worker: Worker,
+    receiver: Option<Receiver>,
+    dir: PathBuf,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+/// Why an arriving snapshot is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IncomingError {
+    /// The pieces are no snapshot of this cluster.
+    #[error(transparent)]
+    Receive(#[from] ReceiveError),
+    /// The disk refused.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// It is no Raft message that brings a snapshot.
+    #[error("the snapshot came without its message")]
+    NoMessage,
+    /// The member is stopping.
+    #[error("the member is stopping")]
+    Stopped,
+}
+
+impl Incoming {
+    /// Prepares a directory for what is to come.
+    pub(crate) async fn begin<R: Runtime>(
+        runtime: &R,
+        stores: PathBuf,
+        cluster_id: ClusterId,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Result<Self, IncomingError> {
+        let worker = runtime.worker("receive snapshot");
+        let disk = runtime.disk();
+        let begun = on(&worker, move || -> Result<_, IncomingError> {
+            let dir = generations::fresh(&disk, &stores)?;
+            let receiver = Receiver::create(&dir, StorageOptions::default(), cluster_id)?;
+            Ok((receiver, dir))
+        });
+        let (receiver, dir) = begun.await??;
+        Ok(Self { worker, receiver: Some(receiver), dir, events })
+    }
+
+    /// Takes the next piece.
+    pub(crate) async fn take(&mut self, chunk: Chunk) -> Result<(), IncomingError> {
+        let mut receiver = self.receiver.take().ok_or(IncomingError::Stopped)?;
+        let taken = on(&self.worker, move || {
+            let result = receiver.take(chunk);
+            (receiver, result)
+        });
+        let (receiver, result) = taken.await?;
+        self.receiver = Some(receiver);
+        Ok(result?)
+    }
+
+    /// Completes the snapshot and hands it to the driver; returns once it is staged.
+    pub(crate) async fn finish(mut self, envelope: Envelope) -> Result<(), IncomingError> {
+        let Message::InstallSnapshot { meta } = &envelope.message else {
+            return Err(IncomingError::NoMessage);
+        };
+        let meta = meta.clone();
+        let receiver = self.receiver.take().ok_or(IncomingError::Stopped)?;
+        let storage = on(&self.worker, move || receiver.finish()).await??;
+        let (staged, is_staged) = oneshot::channel();
+        let arrived = Arrived { envelope, meta, storage, dir: self.dir, staged };
+        self.events
+            .send(Event::SnapshotArrived(Box::new(arrived)))
+            .map_err(|_| IncomingError::Stopped)?;
+        is_staged.await.map_err(|_| IncomingError::Stopped)
+    }
+}
+
+/// Runs a job on a worker and waits for its result.
+async fn on<O: Send + 'static>(
+    worker: &Worker,
+    job: impl FnOnce() -> O + Send + 'static,
+) -> Result<O, IncomingError> {
+    let (done, result) = oneshot::channel();
+    worker.run(move || {
+        // Whoever asked may be gone.
+        let _ = done.send(job());
+    });
+    result.await.map_err(|_| IncomingError::Stopped)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::StopReason;
-use crate::raft::{Role, Status};
+use crate::raft::{Node, Role, Status};
 use crate::types::{Index, LogPosition, NodeId, Term};
 
 /// A member's state at the end of some turn of the driver.
@@ -45,21 +45,28 @@ impl NodeStatus {
         }
     }
 
-    /// Takes over what the node says; tells whether anything changed.
-    pub(crate) fn update(&mut self, node: &Status, applied: LogPosition, learner: bool) -> bool {
-        let mut next = self.clone();
-        next.term = node.term;
-        next.leader = node.leader;
-        next.role = node.role;
-        next.is_learner = learner;
-        next.commit = node.commit;
-        next.applied = applied;
-        next.matched = node.peers.iter().map(|(id, peer)| (*id, peer.matched)).collect();
-        if next.leader != self.leader && next.leader.is_some() {
-            next.leader_changes += 1;
+    /// Takes over what the node says; tells whether those who wait for a change are to be woken: for
+    /// another leader or role, not for every entry. Runs once a turn of the driver, so it allocates
+    /// nothing.
+    pub(crate) fn update(&mut self, node: &Node, applied: LogPosition, own: NodeId) -> bool {
+        let now = (node.term(), node.leader(), node.role(), node.commit(), applied);
+        let before = (self.term, self.leader, self.role, self.commit, self.applied);
+        let is_learner = node.conf_state().is_learner(own);
+        if now == before && is_learner == self.is_learner {
+            return false;
         }
-        let changed = next != *self;
-        *self = next;
-        changed
+        if self.leader != node.leader() && node.leader().is_some() {
+            self.leader_changes += 1;
+        }
+        let wake =
+            (self.leader, self.role, self.is_learner) != (node.leader(), node.role(), is_learner);
+        (self.term, self.leader, self.role, self.commit, self.applied) = now;
+        self.is_learner = is_learner;
+        wake
+    }
+
+    /// Takes over how far the others have come; once a tick, and nobody is woken.
+    pub(crate) fn update_peers(&mut self, status: &Status) {
+        self.matched = status.peers.iter().map(|(id, peer)| (*id, peer.matched)).collect();
     }
 }

@@ -42,6 +42,9 @@ pub enum StorageError {
     /// A bulk load into this store never finished.
     #[error("the store in {} was being loaded and is incomplete", .0.display())]
     Incomplete(PathBuf),
+    /// A write from outside that no store can take.
+    #[error("an impossible write: {0}")]
+    BadWrite(&'static str),
     /// A structure inside the store is damaged.
     #[error("the store is damaged: {0}")]
     Rot(String),

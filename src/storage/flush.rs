@@ -15,21 +15,14 @@ use crate::types::{Index, LogPosition, Term};
 /// later batch is begun. That is for a node that is going down.
 pub struct FlushJob {
     shared: Arc<Shared>,
-    lmdb: Arc<Lmdb>,
     batch: Arc<Generation>,
     position: LogPosition,
-    previous: LogPosition,
 }
 
 impl FlushJob {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        lmdb: Arc<Lmdb>,
-        batch: Arc<Generation>,
-        previous: LogPosition,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, batch: Arc<Generation>) -> Self {
         let position = batch.last().expect("a closed batch holds a change set");
-        Self { shared, lmdb, batch, position, previous }
+        Self { shared, batch, position }
     }
 
     /// Returns the position of the last change set of the batch.
@@ -41,10 +34,18 @@ impl FlushJob {
     /// overlay. After an error nothing was stored and the store accepts no more writes.
     pub fn run(self) -> Result<LogPosition, StorageError> {
         self.shared.check_poison()?;
-        match self.store() {
+        let (lmdb, previous) = {
+            let state = self.shared.read();
+            if !state.frozen.as_ref().is_some_and(|frozen| Arc::ptr_eq(frozen, &self.batch)) {
+                // Another store was installed since: what this batch belongs to is gone.
+                return Ok(self.position);
+            }
+            (state.lmdb.clone(), state.durable)
+        };
+        match self.store(&lmdb, previous) {
             Ok(used) => {
                 self.shared.crash_point("flush_committed");
-                self.shared.batch_is_durable(self.position, used);
+                self.shared.batch_is_durable(&self.batch, self.position, used);
                 Ok(self.position)
             }
             Err(error) => {
@@ -54,13 +55,30 @@ impl FlushJob {
         }
     }
 
-    fn store(&self) -> Result<u64, StorageError> {
-        let mut txn = self.lmdb.writer()?;
+    fn store(&self, lmdb: &Lmdb, previous: LogPosition) -> Result<u64, StorageError> {
+        if crate::mutant!("E01") {
+            // The position in a transaction of its own, before the data.
+            let mut early = lmdb.writer()?;
+            write_applied(&mut early, self.position, previous);
+            early.commit()?;
+            self.shared.crash_point("flush_before_commit");
+        }
+        let mut txn = lmdb.writer()?;
         write_batch(&mut txn, &self.batch);
-        write_applied(&mut txn, self.position, self.previous);
+        if crate::mutant!("S08") && txn.is_full() {
+            // What fits is stored, and everybody is told that it was all.
+            drop(txn);
+            for table in Table::ALL {
+                let mut part = lmdb.writer()?;
+                part.write_sorted(table, self.batch.table(table).iter());
+                let _ = part.commit();
+            }
+            txn = lmdb.writer()?;
+        }
+        write_applied(&mut txn, self.position, previous);
         self.shared.crash_point("flush_before_commit");
         txn.commit()?;
-        self.lmdb.used_bytes()
+        lmdb.used_bytes()
     }
 }
 
@@ -75,15 +93,17 @@ pub(super) fn write_batch(txn: &mut WriteTxn<'_>, batch: &Generation) {
 
 /// Writes down up to where this transaction brings the store, and where the one before had brought it.
 pub(super) fn write_applied(txn: &mut WriteTxn<'_>, now: LogPosition, previous: LogPosition) {
-    let mut value = Vec::with_capacity(32);
-    for number in [now.index.0, now.term.0, previous.index.0, previous.term.0] {
-        value.extend_from_slice(&number.to_be_bytes());
-    }
-    txn.put(Table::Meta, META_APPLIED, &value);
+    txn.put(Table::Meta, META_APPLIED, &encode_positions(now, previous));
 }
 
-/// Reads back what [`write_applied`] wrote: the position, and the one of the commit before.
-pub(super) fn parse_applied(value: &[u8]) -> Option<(LogPosition, LogPosition)> {
+/// Encodes two positions.
+pub(super) fn encode_positions(now: LogPosition, previous: LogPosition) -> Vec<u8> {
+    let numbers = [now.index.0, now.term.0, previous.index.0, previous.term.0];
+    numbers.map(u64::to_be_bytes).concat()
+}
+
+/// Reads back what [`encode_positions`] wrote.
+pub(super) fn parse_positions(value: &[u8]) -> Option<(LogPosition, LogPosition)> {
     let mut numbers = value.chunks_exact(8).map(|n| u64::from_be_bytes(n.try_into().expect("8")));
     let mut position = || Some(LogPosition::new(Index(numbers.next()?), Term(numbers.next()?)));
     let found = (position()?, position()?);

@@ -24,6 +24,7 @@
 //!   transaction is handed back to it as an argument.
 #![allow(unsafe_code)]
 
+use std::cell::OnceCell;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -62,7 +63,7 @@ pub(super) struct ReadTxn(RoTxn<'static, WithoutTls>);
 /// What [`Lmdb::open`] found in a directory that LMDB could open.
 pub(super) enum Found {
     /// All tables.
-    Tables(Lmdb),
+    Tables(Box<Lmdb>),
     /// Not a single database in it: an environment that was created a moment before a crash.
     Empty(Blank),
     /// Databases, but not ours.
@@ -106,7 +107,7 @@ impl Lmdb {
             Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(tables))
         })?;
         match found.unwrap_commit().into_iter().collect::<Option<Vec<Db>>>() {
-            Some(tables) => Ok(Found::Tables(Self::new(env, tables))),
+            Some(tables) => Ok(Found::Tables(Box::new(Self::new(env, tables)))),
             None => Ok(Found::Foreign),
         }
     }
@@ -167,7 +168,7 @@ impl Lmdb {
 
     /// Begins the write transaction. One at a time: LMDB waits for the one before.
     pub(super) fn writer(&self) -> Result<WriteTxn<'_>, StorageError> {
-        Ok(WriteTxn { lmdb: self, txn: self.env.write_txn()?, failed: None })
+        Ok(WriteTxn { lmdb: self, txn: self.env.write_txn()?, failed: OnceCell::new() })
     }
 
     /// Returns the bytes of pages in use: what quota counts. Free pages inside the file do not count.
@@ -239,18 +240,19 @@ impl Closing {
 
 /// A transaction that writes. Ends without effect when dropped.
 ///
-/// A failed write is remembered and all later ones do nothing, so that the caller need not look after
-/// each: [`WriteTxn::commit`] returns the first failure, and nothing is stored.
+/// The first failure, of a read or a write, is remembered: all later writes do nothing, all later reads
+/// find nothing, and the commit returns it instead of storing anything. So the caller need not look
+/// after each step.
 pub struct WriteTxn<'e> {
     lmdb: &'e Lmdb,
     txn: RwTxn<'e>,
-    failed: Option<StorageError>,
+    failed: OnceCell<StorageError>,
 }
 
 impl WriteTxn<'_> {
     /// Looks a key up, this transaction's own writes included.
     pub fn get(&self, table: Table, key: &[u8]) -> Option<&[u8]> {
-        lookup(self.lmdb.db(table), &self.txn, key).unwrap_or_else(|e| panic!("{e}"))
+        self.keep(lookup(self.lmdb.db(table), &self.txn, key))?
     }
 
     /// Walks a table upwards, this transaction's own writes included.
@@ -280,9 +282,20 @@ impl WriteTxn<'_> {
         to: Bound<&[u8]>,
         order: Order,
     ) -> impl Iterator<Item = Entry<'_>> {
-        let mut cursor = Cursor::new(self.lmdb.db(table), &self.txn, from, to, order)
-            .unwrap_or_else(|e| panic!("{e}"));
-        std::iter::from_fn(move || cursor.next().unwrap_or_else(|e| panic!("{e}")))
+        let mut cursor = self.keep(Cursor::new(self.lmdb.db(table), &self.txn, from, to, order));
+        std::iter::from_fn(move || self.keep(cursor.as_mut()?.next())?)
+    }
+
+    /// Passes a result on, unless this transaction has failed.
+    fn keep<T>(&self, result: Result<T, StorageError>) -> Option<T> {
+        match result {
+            Ok(value) if self.failed.get().is_none() => Some(value),
+            Ok(_) => None,
+            Err(error) => {
+                let _ = self.failed.set(error);
+                None
+            }
+        }
     }
 
     /// Writes a value.
@@ -306,15 +319,21 @@ impl WriteTxn<'_> {
 
     /// Stores everything, synced; or nothing, if this or any earlier step failed.
     pub(super) fn commit(self) -> Result<(), StorageError> {
-        match self.failed {
+        match self.failed.into_inner() {
             None => Ok(self.txn.commit()?),
             Some(error) => Err(error),
         }
     }
 
+    /// Says whether the map was too small for what was written.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self.failed.get(), Some(StorageError::MapFull))
+    }
+
     fn attempt(&mut self, work: impl FnOnce(&mut Self) -> Result<(), StorageError>) {
-        if self.failed.is_none() {
-            self.failed = work(self).err();
+        if self.failed.get().is_none() {
+            let result = work(self);
+            self.keep(result);
         }
     }
 

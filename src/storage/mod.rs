@@ -32,10 +32,11 @@
 //! environments, transactions of readers that write.
 
 mod bucket;
+mod bulk;
 mod error;
 mod flush;
-mod lmdb;
 pub mod generations;
+mod lmdb;
 pub mod log;
 mod overlay;
 pub mod schema;
@@ -46,9 +47,11 @@ mod tests;
 
 use std::any::Any;
 use std::fmt;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+pub use bulk::BulkLoader;
 pub use error::StorageError;
 pub use flush::FlushJob;
 pub use lmdb::{Closing, WriteTxn, closing};
@@ -57,9 +60,10 @@ pub use schema::Table;
 pub use view::{Data, Scan, View};
 
 use crate::types::{Index, LogPosition};
-use lmdb::{Found, Lmdb};
+use bytes::Bytes;
+use lmdb::{Found, Lmdb, Order};
 use overlay::Generation;
-use schema::{FORMAT_MAGIC, FORMAT_VERSION, META_APPLIED, META_FORMAT, META_LOADING};
+use schema::{FORMAT_MAGIC, FORMAT_VERSION, META_APPLIED, META_FORMAT, META_LOADED, META_LOADING};
 
 /// Called by name at moments between two effects; see the runtime's crash points.
 pub type CrashPoint = Arc<dyn Fn(&'static str) + Send + Sync>;
@@ -104,10 +108,12 @@ struct State {
     durable: LogPosition,
     /// The commit before the durable one.
     before: LogPosition,
+    /// Where a bulk load left the store, if one made it.
+    loaded: Option<LogPosition>,
     used_bytes: u64,
     lmdb: Arc<Lmdb>,
     /// Declared after `lmdb`: the environment is closed before the lock is let go.
-    _keep: Option<Box<dyn Any + Send + Sync>>,
+    keep: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl State {
@@ -128,7 +134,7 @@ impl Storage {
             return Err(StorageError::Missing(dir.to_owned()));
         }
         match Lmdb::open(dir, options.map_bytes, options.max_readers)? {
-            Found::Tables(lmdb) => Self::from_tables(dir, lmdb, options, false),
+            Found::Tables(lmdb) => Self::from_tables(dir, *lmdb, options, false),
             Found::Empty(_) => Err(StorageError::Missing(dir.to_owned())),
             Found::Foreign => Err(StorageError::NotMainstay(dir.to_owned())),
         }
@@ -185,11 +191,13 @@ impl Storage {
         if meta(META_LOADING)?.is_some() && !loading {
             return Err(StorageError::Incomplete(dir.to_owned()));
         }
-        let (durable, before) = match meta(META_APPLIED)? {
-            None => Default::default(),
-            Some(value) => flush::parse_applied(value)
-                .ok_or_else(|| StorageError::Rot("the applied position does not parse".into()))?,
+        let positions = |key| match meta(key)?.map(flush::parse_positions) {
+            None => Ok(None),
+            Some(Some(positions)) => Ok(Some(positions)),
+            Some(None) => Err(StorageError::Rot("a position does not parse".into())),
         };
+        let (durable, before) = positions(META_APPLIED)?.unwrap_or_default();
+        let loaded = positions(META_LOADED)?.map(|(position, _)| position);
         lmdb.give_back(reader);
         let state = State {
             active: Generation::default(),
@@ -197,9 +205,10 @@ impl Storage {
             applied: durable,
             durable,
             before,
+            loaded,
             used_bytes: lmdb.used_bytes()?,
             lmdb: Arc::new(lmdb),
-            _keep: options.keep,
+            keep: options.keep,
         };
         let shared = Shared {
             state: RwLock::new(state),
@@ -222,6 +231,13 @@ impl Storage {
     /// Returns the index up to which the log may be trimmed: that of the second-last commit.
     pub fn trim_floor(&self) -> Index {
         self.shared.read().before.index
+    }
+
+    /// Returns where a bulk load (a snapshot from a peer, a restored backup) completed this store;
+    /// `None` if it began empty. A store that still stands exactly there may be ahead of a log whose
+    /// mark was not yet moved; any other store ahead of its log means that the log's end was lost.
+    pub fn loaded(&self) -> Option<LogPosition> {
+        self.shared.read().loaded
     }
 
     /// Merges the next change set into the overlay, where views see it at once.
@@ -267,8 +283,7 @@ impl Storage {
         }
         let batch = Arc::new(std::mem::take(&mut state.active));
         state.frozen = Some(batch.clone());
-        let lmdb = state.lmdb.clone();
-        Some(FlushJob::new(self.shared.clone(), lmdb, batch, state.durable))
+        Some(FlushJob::new(self.shared.clone(), batch))
     }
 
     /// Changes LMDB directly, in one synced transaction, on the worker that runs flush jobs.
@@ -291,8 +306,10 @@ impl Storage {
         match work() {
             Ok((result, used)) => {
                 let mut state = self.shared.write();
-                state.used_bytes = used;
-                state.lmdb.forget_old_readers();
+                if Arc::ptr_eq(&state.lmdb, &lmdb) {
+                    state.used_bytes = used;
+                }
+                lmdb.forget_old_readers();
                 Ok(result)
             }
             Err(error) => {
@@ -300,6 +317,87 @@ impl Storage {
                 Err(error)
             }
         }
+    }
+
+    /// Replaces the whole store by another one, filled from a snapshot: all clones of this handle go on
+    /// with it. Waits for the views that are held; runs on the worker of flush jobs. What was in the
+    /// overlay is gone, and a flush job that was begun before does nothing any more.
+    ///
+    /// Returns a way to wait until the old environment is closed and its directory may be deleted.
+    ///
+    /// # Panics
+    /// If `other` has more handles, or stands before this store.
+    pub fn install(&self, other: Self) -> Closing {
+        let other = Arc::into_inner(other.shared).expect("the new store has one handle");
+        let new = other.state.into_inner().expect("nobody panicked while filling it");
+        let mut state = self.shared.write();
+        let (from, to) = (state.applied, new.applied);
+        assert!(to.index >= from.index, "the snapshot at {to} is older than the store at {from}");
+        let closing = state.lmdb.closing();
+        let kept = state.keep.take();
+        let old = std::mem::replace(&mut *state, State { keep: kept, ..new });
+        drop(state);
+        drop(old);
+        closing
+    }
+
+    /// Copies what is durable into a new, compact store in another directory. Runs on the worker of
+    /// flush jobs, so that nothing is committed meanwhile; as long as it takes, the overlay grows.
+    pub fn copy_to(&self, dir: &Path, options: StorageOptions) -> Result<Self, StorageError> {
+        self.shared.check_poison()?;
+        let (lmdb, durable, before, loaded) = {
+            let state = self.shared.read();
+            (state.lmdb.clone(), state.durable, state.before, state.loaded)
+        };
+        let mut loader = BulkLoader::create(dir, options)?;
+        let reader = lmdb.reader()?;
+        for table in Table::ALL {
+            let (from, to) = (Bound::Unbounded, Bound::Unbounded);
+            let mut rows = lmdb.cursor(&reader, table, from, to, Order::Ascending)?;
+            while let Some((key, value)) = rows.next()? {
+                if table != Table::Meta || key[0] != schema::RESERVED {
+                    let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+                    loader.put(table, key, value)?;
+                }
+            }
+        }
+        loader.finish_as(durable, before, loaded)
+    }
+
+    /// Goes on with a copy made by [`Storage::copy_to`] in place of the environment it was made of;
+    /// the overlay stays as it is. In the same job on the worker as the copying. Waits for the views
+    /// that are held, and returns a way to wait until the old environment is closed.
+    ///
+    /// # Panics
+    /// If the copy has more handles, or something was committed since it was made.
+    pub fn replace_with_copy(&self, copy: Self) -> Closing {
+        let copy = Arc::into_inner(copy.shared).expect("the copy has one handle");
+        let copy = copy.state.into_inner().expect("nobody panicked while filling it");
+        let mut state = self.shared.write();
+        let (from, to) = (state.durable, copy.applied);
+        assert!(from == to, "the copy stands at {to}, the store at {from}");
+        let closing = state.lmdb.closing();
+        state.used_bytes = copy.used_bytes;
+        let old = std::mem::replace(&mut state.lmdb, copy.lmdb);
+        drop(state);
+        drop(old);
+        closing
+    }
+
+    /// Sets where a store stands that was filled from outside.
+    fn stand_at(
+        &self,
+        position: LogPosition,
+        before: LogPosition,
+        loaded: Option<LogPosition>,
+        used_bytes: u64,
+    ) {
+        let mut state = self.shared.write();
+        state.applied = position;
+        state.durable = position;
+        state.before = before;
+        state.loaded = loaded;
+        state.used_bytes = used_bytes;
     }
 
     /// Returns the bytes of pages in use at the last commit: what quota is about.
@@ -376,11 +474,10 @@ impl Shared {
 
     /// Takes the frozen generation out of the overlay: its commit is visible to every transaction
     /// begun from now on.
-    fn batch_is_durable(&self, position: LogPosition, used_bytes: u64) {
+    fn batch_is_durable(&self, batch: &Arc<Generation>, position: LogPosition, used_bytes: u64) {
         let mut state = self.write();
-        let gone = state.frozen.take();
-        let expected = gone.as_ref().and_then(|batch| batch.last());
-        assert!(expected == Some(position), "{position} was written, {expected:?} was closed");
+        let gone = state.frozen.take().filter(|frozen| Arc::ptr_eq(frozen, batch));
+        assert!(gone.is_some(), "{position} was written while another store was installed");
         state.before = state.durable;
         state.durable = position;
         state.used_bytes = used_bytes;

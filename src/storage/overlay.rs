@@ -45,6 +45,15 @@ pub struct ChangeSet {
     pub writes: Vec<Write>,
 }
 
+/// Says why a write is impossible, if it is.
+pub(super) fn check_write(write: &Write) -> Result<(), &'static str> {
+    match (write.table, write.key.first()) {
+        (_, None) => Err("an empty key"),
+        (Table::Meta, Some(&RESERVED)) => Err("a key that belongs to storage itself"),
+        _ => Ok(()),
+    }
+}
+
 /// What one entry in an ordered map of the overlay costs beyond its bytes, roughly.
 const ENTRY_OVERHEAD: usize = 96;
 
@@ -59,13 +68,11 @@ pub(super) struct Generation {
 impl Generation {
     /// Merges a change set on top. Its place in the order is checked by the caller.
     pub(super) fn add(&mut self, set: ChangeSet) {
-        for Write { table, key, value } in set.writes {
-            assert!(!key.is_empty(), "an empty key for table {}", table.name());
-            assert!(
-                table != Table::Meta || key[0] != RESERVED,
-                "the key {key:?} of table meta belongs to storage"
-            );
-            self.put(table, key, value);
+        for write in set.writes {
+            if let Err(why) = check_write(&write) {
+                panic!("table {}, key {:?}: {why}", write.table.name(), write.key);
+            }
+            self.put(write.table, write.key, write.value);
         }
         self.last = Some(set.position);
     }

@@ -117,6 +117,10 @@ pub(crate) const META_APPLIED: &[u8] = b"\0applied";
 /// In [`Table::Meta`]: present while a bulk load is unfinished.
 pub(crate) const META_LOADING: &[u8] = b"\0loading";
 
+/// In [`Table::Meta`]: the position at which a bulk load completed this store, in the form of
+/// [`META_APPLIED`]; absent from a store that began empty.
+pub(crate) const META_LOADED: &[u8] = b"\0loaded";
+
 /// What the value of [`META_FORMAT`] begins with; a big-endian u32, the version, follows.
 pub(crate) const FORMAT_MAGIC: &[u8] = b"mainstay-store";
 

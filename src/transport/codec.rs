@@ -15,8 +15,8 @@ use crate::proto::internal as wire;
 use crate::proto::internal::append_response::Outcome;
 use crate::proto::raftpb;
 use crate::raft::{
-    AppendResponse, ConfChange, ConfChangeItem, ConfChangeKind, ConfState, Entry, Envelope, Message,
-    Payload, Proposal, ProposalId, Refusal, SnapshotMeta,
+    AppendResponse, ConfChange, ConfChangeItem, ConfChangeKind, ConfState, Entry, Envelope,
+    Message, Payload, Proposal, ProposalId, Refusal, SnapshotMeta,
 };
 use crate::types::{Index, LogPosition, NodeId, Term};
 
@@ -88,11 +88,8 @@ fn encode_change(change: &ConfChange) -> (i32, Bytes) {
 }
 
 fn joint(changes: Vec<raftpb::ConfChangeSingle>, change: &ConfChange) -> (i32, Bytes) {
-    let message = raftpb::ConfChangeV2 {
-        transition: None,
-        changes,
-        context: Some(change.context.clone()),
-    };
+    let message =
+        raftpb::ConfChangeV2 { transition: None, changes, context: Some(change.context.clone()) };
     (CONF_CHANGE_V2, Bytes::from(message.encode_to_vec()))
 }
 
@@ -279,8 +276,7 @@ fn encode_proposal(proposal: &Proposal) -> wire::Proposal {
 
 fn decode_proposal(proposal: wire::Proposal) -> Result<Proposal, CodecError> {
     let entry = proposal.entry.ok_or(CodecError::Missing("entry"))?;
-    let payload =
-        decode_payload(entry.r#type.unwrap_or(NORMAL), entry.data.unwrap_or_default())?;
+    let payload = decode_payload(entry.r#type.unwrap_or(NORMAL), entry.data.unwrap_or_default())?;
     Ok(Proposal { id: ProposalId(proposal.id), payload })
 }
 
@@ -315,10 +311,9 @@ pub fn decode(envelope: wire::RaftEnvelope) -> Result<Envelope, CodecError> {
         Kind::Heartbeat(m) => Message::Heartbeat { commit: Index(m.commit), round: m.round },
         Kind::HeartbeatResponse(m) => Message::HeartbeatResponse { round: m.round },
         Kind::ReadIndex(m) => Message::ReadIndex { forward: m.forward },
-        Kind::ReadIndexResponse(m) => Message::ReadIndexResponse {
-            forward: m.forward,
-            index: m.index.map(Index),
-        },
+        Kind::ReadIndexResponse(m) => {
+            Message::ReadIndexResponse { forward: m.forward, index: m.index.map(Index) }
+        }
         Kind::Propose(m) => Message::Propose {
             proposals: m.proposals.into_iter().map(decode_proposal).collect::<Result<_, _>>()?,
         },
@@ -426,9 +421,6 @@ mod tests {
         assert_eq!(decode(with(Some(vote))), Err(CodecError::Missing("position")));
         let refused = Kind::ProposeRefused(wire::ProposeRefused { id: 1, reason: 99 });
         assert_eq!(decode(with(Some(refused))), Err(CodecError::Unknown("refusal")));
-        assert_eq!(
-            decode_payload(77, Bytes::new()),
-            Err(CodecError::Unknown("entry type"))
-        );
+        assert_eq!(decode_payload(77, Bytes::new()), Err(CodecError::Unknown("entry type")));
     }
 }

@@ -25,8 +25,10 @@ use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
+use super::chunks::encode_chunk;
 use super::{Hello, Inbox, PeerAddress, Transport, codec};
 use crate::config::Url;
+use crate::machine::snapshot::Chunk;
 use crate::net::tls::ClientTls;
 use crate::net::{Channel, ChannelOptions};
 use crate::proto::internal as wire;
@@ -93,12 +95,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<R: Runtime> GrpcTransport<R> {
     /// Makes a transport without peers.
-    pub fn new(
-        runtime: R,
-        own: Hello,
-        tls: Option<Arc<ClientTls>>,
-        inbox: Arc<dyn Inbox>,
-    ) -> Self {
+    pub fn new(runtime: R, own: Hello, tls: Option<Arc<ClientTls>>, inbox: Arc<dyn Inbox>) -> Self {
         let peers = Mutex::new(BTreeMap::new());
         Self { inner: Arc::new(Inner { runtime, own, tls, inbox, peers }) }
     }
@@ -208,6 +205,34 @@ impl<R: Runtime> Transport for GrpcTransport<R> {
         }
     }
 
+    fn send_snapshot(
+        &self,
+        envelope: Envelope,
+        mut chunks: mpsc::Receiver<Chunk>,
+    ) -> impl Future<Output = bool> + Send + 'static {
+        let client = self.client(envelope.to);
+        async move {
+            let Some(mut client) = client else { return false };
+            let (pieces, stream) = mpsc::channel(2);
+            let feed = async {
+                while let Some(chunk) = chunks.recv().await {
+                    if pieces.send(encode_chunk(chunk, &envelope)).await.is_err() {
+                        break;
+                    }
+                }
+                drop(pieces);
+            };
+            let answer = tokio::join!(biased; client.install_snapshot(Batches(stream)), feed).0;
+            match answer {
+                Ok(_) => true,
+                Err(status) => {
+                    warn!(peer = hex(envelope.to), error = status.message(), "snapshot refused");
+                    false
+                }
+            }
+        }
+    }
+
     fn connected(&self) -> BTreeMap<NodeId, Instant> {
         let peers = lock(&self.inner.peers);
         peers.iter().filter_map(|(id, peer)| Some((*id, lock(&peer.link).since?))).collect()
@@ -235,10 +260,20 @@ impl<R: Runtime> Dialer<R> {
                     self.inner.inbox.connection_lost(self.id);
                 }
                 Err(status) if status.code() == tonic::Code::Unavailable => {
-                    debug!(peer = hex(self.id), url, error = status.message(), "peer is not reachable");
+                    debug!(
+                        peer = hex(self.id),
+                        url,
+                        error = status.message(),
+                        "peer is not reachable"
+                    );
                 }
                 Err(status) => {
-                    warn!(peer = hex(self.id), url, error = status.message(), "peer refused the stream");
+                    warn!(
+                        peer = hex(self.id),
+                        url,
+                        error = status.message(),
+                        "peer refused the stream"
+                    );
                 }
             }
             *lock(&self.link) = Link { since: None, channel: None };
@@ -336,7 +371,8 @@ pub(crate) async fn serve_exchange<R: Runtime>(
     let mut batches = request.into_inner();
     let first = batches.message().await?;
     let hello = first.as_ref().and_then(|batch| batch.hello.as_ref());
-    let hello = hello.ok_or_else(|| Status::invalid_argument("the stream begins without a hello"))?;
+    let hello =
+        hello.ok_or_else(|| Status::invalid_argument("the stream begins without a hello"))?;
     let from = NodeId(hello.member_id);
     inbox.admit(&Hello {
         cluster_id: ClusterId(hello.cluster_id),
@@ -362,7 +398,9 @@ pub(crate) async fn serve_exchange<R: Runtime>(
                 match codec::decode(message) {
                     // A peer speaks for itself only.
                     Ok(message) if message.from == from => messages.push(message),
-                    Ok(message) => warn!(peer = hex(from), claimed = hex(message.from), "false sender"),
+                    Ok(message) => {
+                        warn!(peer = hex(from), claimed = hex(message.from), "false sender")
+                    }
                     // Of a newer release, perhaps: it counts as lost.
                     Err(error) => warn!(peer = hex(from), %error, "unreadable message"),
                 }

@@ -6,19 +6,23 @@
 //! ever sends one again.
 //!
 //! - [`codec`] turns Raft's data into protobuf and back; the log stores entries in the same form.
+//! - [`chunks`] does the same for the pieces of a snapshot.
 //! - [`grpc`] is the implementation: one HTTP/2 connection a direction and pair of members, with a
 //!   stream of batches in it, over `net` (and so over TLS, or over the simulated network).
 //!
 //! What it promises: messages from one member to another arrive in the order sent while one connection
 //! lives. What it does not: that they arrive.
 
+pub mod chunks;
 pub mod codec;
 pub mod grpc;
 
 use std::collections::BTreeMap;
 
+use tokio::sync::mpsc;
 use tonic::Status;
 
+use crate::machine::snapshot::Chunk;
 use crate::raft::Envelope;
 use crate::types::{ClusterId, NodeId};
 
@@ -74,6 +78,14 @@ pub trait Transport: Clone + Send + Sync + 'static {
 
     /// Names everyone who may be sent to. Connections to others are closed.
     fn set_peers(&self, peers: BTreeMap<NodeId, PeerAddress>);
+
+    /// Sends a snapshot's pieces, with the message that goes with them, to the peer that it names; true
+    /// once the peer has staged all of it.
+    fn send_snapshot(
+        &self,
+        envelope: Envelope,
+        chunks: mpsc::Receiver<Chunk>,
+    ) -> impl Future<Output = bool> + Send + 'static;
 
     /// Says whom this member is connected to, and since when (seconds of the runtime's clock).
     fn connected(&self) -> BTreeMap<NodeId, crate::runtime::Instant>;

@@ -84,8 +84,8 @@ impl Hub {
             self.behind.matching(event.key(), &mut |key| {
                 let watcher = get(&self.watchers, key);
                 let lacks = (from..=revision).contains(&watcher.next);
-                let room = !filled.contains_key(&watcher.stream)
-                    && !self.streams[&watcher.stream].full;
+                let room =
+                    !filled.contains_key(&watcher.stream) && !self.streams[&watcher.stream].full;
                 if lacks && room && watcher.wants(event) {
                     matched.push((key, at));
                 }
@@ -162,10 +162,7 @@ impl Hub {
 ///
 /// `read` returns at least one whole revision of history from the one it is given, or the compact revision
 /// if that is greater.
-pub fn catch_up(
-    hub: &Mutex<Hub>,
-    read: impl FnOnce(Revision) -> Result<Past, Revision>,
-) -> bool {
+pub fn catch_up(hub: &Mutex<Hub>, read: impl FnOnce(Revision) -> Result<Past, Revision>) -> bool {
     let lock = || hub.lock().expect("nobody panicked while holding the hub");
     let Some(from) = lock().plan() else { return false };
     let past = read(from);

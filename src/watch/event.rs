@@ -73,8 +73,9 @@ fn numbers(kv: &KeyValue) -> ([(u8, i64); 3], (u8, i64)) {
 
 fn body_len(kv: &KeyValue) -> usize {
     let field = |len: usize| if len == 0 { 0 } else { 1 + encoded_len_varint(as_u64(len)) + len };
-    let number =
-        |n: i64| if n == 0 { 0 } else { 1 + encoded_len_varint(u64::from_ne_bytes(n.to_ne_bytes())) };
+    let number = |n: i64| {
+        if n == 0 { 0 } else { 1 + encoded_len_varint(u64::from_ne_bytes(n.to_ne_bytes())) }
+    };
     let (before, lease) = numbers(kv);
     let numbers: usize = before.iter().chain([&lease]).map(|(_, n)| number(*n)).sum();
     field(kv.key.len()) + field(kv.value.len()) + numbers

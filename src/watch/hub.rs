@@ -394,7 +394,11 @@ impl Hub {
     /// A snapshot of the store at `revision` replaced what this member had: what lies between was never
     /// published here. Every watcher is behind from the first revision that it has not been given.
     pub fn restore(&mut self, revision: Revision) {
-        assert!(revision >= self.revision, "a snapshot goes back from {} to {revision}", self.revision);
+        assert!(
+            revision >= self.revision,
+            "a snapshot goes back from {} to {revision}",
+            self.revision
+        );
         let first_missing = self.revision.next();
         self.revision = revision;
         for slot in 0..self.watchers.len() {
@@ -476,8 +480,16 @@ impl Hub {
     ) {
         let watcher = get(&self.watchers, key);
         assert_eq!((watcher.stream, watcher.id), (stream, id), "watcher {key} is misfiled");
-        assert_eq!(level.contains(&key), watcher.state == State::Level, "watcher {key}: level index");
-        assert_eq!(behind.contains(&key), watcher.state == State::Behind, "watcher {key}: behind index");
+        assert_eq!(
+            level.contains(&key),
+            watcher.state == State::Level,
+            "watcher {key}: level index"
+        );
+        assert_eq!(
+            behind.contains(&key),
+            watcher.state == State::Behind,
+            "watcher {key}: behind index"
+        );
         let waits = self.waiting.contains(&(watcher.next, key));
         let expected = watcher.state == State::Behind && !self.streams[&stream].full;
         assert_eq!(waits, expected, "watcher {key}: the waiting set is wrong");

@@ -42,15 +42,14 @@ fn any_spec() -> impl Strategy<Value = WatchSpec> {
         2 => (0..5u8, 1..6u8).prop_map(|(from, len)| KeyRange::from_wire(key(from), key(from + len))),
         1 => (0..5u8).prop_map(|from| KeyRange::from_wire(key(from), Bytes::from_static(&[0]))),
     ];
-    (range, 0..40i64, any::<[bool; 2]>(), prop::bool::weighted(0.2), prop::bool::weighted(0.2)).prop_map(
-        |(range, start, [now, progress_notify], no_put, no_delete)| WatchSpec {
+    (range, 0..40i64, any::<[bool; 2]>(), prop::bool::weighted(0.2), prop::bool::weighted(0.2))
+        .prop_map(|(range, start, [now, progress_notify], no_put, no_delete)| WatchSpec {
             start: if now { 0 } else { start },
             no_put,
             no_delete,
             progress_notify,
             ..WatchSpec::new(range)
-        },
-    )
+        })
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -163,7 +162,8 @@ impl World {
                 // A key changes once a revision.
                 let changes: BTreeMap<u8, bool> = changes.into_iter().collect();
                 let value = |put: bool| put.then(|| Bytes::from_static(b"v"));
-                self.store.commit(changes.into_iter().map(|(k, put)| (key(k), value(put))).collect());
+                self.store
+                    .commit(changes.into_iter().map(|(k, put)| (key(k), value(put))).collect());
             }
             Step::Publish => {
                 if self.hub.revision() < self.store.revision() {
@@ -177,11 +177,15 @@ impl World {
             }
             Step::Watch { stream, spec } => {
                 let Client { id, watchers, .. } = &mut self.streams[stream];
-                let registered = self.hub.register(*id, spec.clone()).expect("nothing speaks against it");
+                let registered =
+                    self.hub.register(*id, spec.clone()).expect("nothing speaks against it");
                 let now = registered.revision.next();
                 let next = if spec.start == 0 { now } else { Revision(spec.start) };
                 let expected = Expected { spec, next, over: false };
-                assert!(watchers.insert(registered.watch_id, expected).is_none(), "an id came back");
+                assert!(
+                    watchers.insert(registered.watch_id, expected).is_none(),
+                    "an id came back"
+                );
             }
             Step::Cancel { stream, which } => {
                 let Client { id, watchers, .. } = &mut self.streams[stream];
@@ -301,7 +305,11 @@ impl World {
         }
         for client in &self.streams {
             for watcher in client.watchers.values().filter(|watcher| !watcher.over) {
-                assert_eq!(watcher.upcoming(&self.store, self.store.revision()), None, "{watcher:?}");
+                assert_eq!(
+                    watcher.upcoming(&self.store, self.store.revision()),
+                    None,
+                    "{watcher:?}"
+                );
             }
         }
         assert_eq!(self.hub.counts().behind, 0, "somebody is behind and nothing is left to do");

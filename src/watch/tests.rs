@@ -124,7 +124,8 @@ impl World {
 
     fn restart(&mut self, line: &Line) {
         let default = HubOptions::default();
-        let events = |key: &str, cost: usize, default: usize| line.number(key, default / cost) * cost;
+        let events =
+            |key: &str, cost: usize, default: usize| line.number(key, default / cost) * cost;
         let options = HubOptions {
             ring_bytes: events("ring", 180, default.ring_bytes),
             stream_past_bytes: events("past", 165, default.stream_past_bytes),
@@ -149,7 +150,9 @@ impl World {
             ..WatchSpec::new(KeyRange::from_wire(text("key"), text("end")))
         };
         match self.hub.register(stream, spec) {
-            Ok(registered) => format!("w{} created at {}", registered.watch_id, registered.revision),
+            Ok(registered) => {
+                format!("w{} created at {}", registered.watch_id, registered.revision)
+            }
             Err(error) => format!("refused: {error}"),
         }
     }
@@ -165,15 +168,22 @@ fn print(taken: &Taken) -> String {
     for delivery in &taken.deliveries {
         let _ = match delivery {
             Delivery::Events { watch_id, revision, events, prev_kv, fragment } => {
-                let list: Vec<String> = events.iter().map(|event| print_event(event.event())).collect();
+                let list: Vec<String> =
+                    events.iter().map(|event| print_event(event.event())).collect();
                 let last = events.last().map(|event| event.event().revision());
-                let header = if last == Some(*revision) { String::new() } else { format!(" at {revision}") };
+                let header =
+                    if last == Some(*revision) { String::new() } else { format!(" at {revision}") };
                 let flags = [("prev", prev_kv), ("fragment", fragment)];
-                let flags: String =
-                    flags.iter().filter(|(_, on)| **on).map(|(name, _)| format!(" +{name}")).collect();
+                let flags: String = flags
+                    .iter()
+                    .filter(|(_, on)| **on)
+                    .map(|(name, _)| format!(" +{name}"))
+                    .collect();
                 writeln!(out, "w{watch_id} ← {}{header}{flags}", list.join(", "))
             }
-            Delivery::Progress { watch_id, revision } => writeln!(out, "w{watch_id} progress {revision}"),
+            Delivery::Progress { watch_id, revision } => {
+                writeln!(out, "w{watch_id} progress {revision}")
+            }
             Delivery::StreamProgress { revision } => writeln!(out, "all progress {revision}"),
             Delivery::Compacted { watch_id, compact_revision } => {
                 writeln!(out, "w{watch_id} compacted at {compact_revision}")
@@ -189,7 +199,9 @@ fn print(taken: &Taken) -> String {
 fn print_event(event: &Event) -> String {
     let key = event.key().escape_ascii();
     match event {
-        Event::Put { kv, .. } => format!("{} put {key}={}", kv.mod_revision, kv.value.escape_ascii()),
+        Event::Put { kv, .. } => {
+            format!("{} put {key}={}", kv.mod_revision, kv.value.escape_ascii())
+        }
         Event::Delete { revision, .. } => format!("{revision} del {key}"),
     }
 }
@@ -220,7 +232,9 @@ impl Interpreter for World {
             }
             "plan" => {
                 self.planned = self.hub.plan();
-                out = self.planned.map_or("nobody is behind\n".into(), |from| format!("from {from}\n"));
+                out = self
+                    .planned
+                    .map_or("nobody is behind\n".into(), |from| format!("from {from}\n"));
             }
             "read" => {
                 let from = self.planned.expect("planned before");

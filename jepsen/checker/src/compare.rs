@@ -3,7 +3,7 @@
 //! | checker | what it says |
 //! |---|---|
 //! | `lost-write` | a read shows a key as it was before a write at or below its revision |
-//! | `txn-atomic` | the same, and the write changed several keys: part of it is missing; or a txn does not see its own write |
+//! | `txn-atomic` | the same, and the write changed several keys: part of it is missing |
 //! | `dirty-read` | a value or key that no write put there |
 //! | `future-read` | a key newer than the reply's own revision |
 //! | `key-metadata` | right value, wrong version, create revision, mod revision or lease |
@@ -179,13 +179,13 @@ impl Context<'_> {
                 let extra = g.filter(|g| want.iter().all(|kv| kv.key != g.key));
                 match (missing, extra) {
                     (Some(w), _) => (
-                        self.lost(w.mod_revision),
+                        lost(timeline, w.mod_revision),
                         format!("{} of r{} is missing", w.key, w.mod_revision),
                     ),
                     (None, Some(g)) if g.mod_revision > self.revision => newer(g),
                     (None, Some(g)) => match timeline.last_change(&g.key, self.revision) {
                         Some(change) if change.kind == EventKind::Delete => (
-                            self.lost(change.kv.mod_revision),
+                            lost(timeline, change.kv.mod_revision),
                             format!("{} was deleted at r{}", g.key, change.kv.mod_revision),
                         ),
                         Some(_) => ("count", format!("{} does not belong here", g.key)),
@@ -198,13 +198,6 @@ impl Context<'_> {
         Mismatch { checker, message }
     }
 
-    /// The name for a write whose effect is not there.
-    fn lost(&self, revision: i64) -> &'static str {
-        let own = self.inner && revision == self.revision;
-        let part = self.store.timeline().at(revision).len() > 1;
-        if own || part { "txn-atomic" } else { "lost-write" }
-    }
-
     fn classify_key(&self, timeline: &Timeline, w: &KeyValue, g: &KeyValue) -> (&'static str, String) {
         let both = || format!("got {g:?}, the model has {w:?}");
         if g.mod_revision > self.revision {
@@ -214,7 +207,7 @@ impl Context<'_> {
             kv.mod_revision == g.mod_revision && (kv.value == g.value || g.value.is_empty())
         });
         if g.mod_revision < w.mod_revision && real {
-            return (self.lost(w.mod_revision), both());
+            return (lost(timeline, w.mod_revision), both());
         }
         if g.value == w.value { ("key-metadata", both()) } else { ("dirty-read", both()) }
     }
@@ -222,6 +215,11 @@ impl Context<'_> {
 
 fn newer(kv: &KeyValue) -> (&'static str, String) {
     ("future-read", format!("{} carries r{}, newer than the reply", kv.key, kv.mod_revision))
+}
+
+/// The name for a write whose effect is not there.
+fn lost(timeline: &Timeline, revision: i64) -> &'static str {
+    if timeline.at(revision).len() > 1 { "txn-atomic" } else { "lost-write" }
 }
 
 fn prev_kvs<T: PartialEq + std::fmt::Debug>(expected: &T, actual: &T) -> Option<Mismatch> {

@@ -8,12 +8,11 @@
 //! A wrong guess is found out when a later reply contradicts it; the replay then comes back (linear.rs).
 
 use crate::blob::Blob;
-use crate::history::{Record, WatchRecord, WatchRequest, What};
+use crate::history::{Record, WatchRecord, What};
 use crate::model::Etcd;
 use crate::op::*;
 use crate::ops::{Op, Ops, Outcome};
-use crate::outlook::{Fitness, Outlook};
-use crate::verdict::FinalState;
+use crate::timeline::Timeline;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A range of keys, as etcd means it.
@@ -39,38 +38,11 @@ pub(crate) enum Candidate {
     Lease(i64),
 }
 
-/// How sure it is who made a gap's revision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Doubt {
-    /// Nobody else can have made it.
-    None,
-    /// Somebody else may have, with the very same changes.
-    Who,
-    /// Somebody else may have, with other changes.
-    What,
-}
-
-/// What was shown of a revision.
+/// What was shown of a gap's revision.
 #[derive(Default)]
 pub(crate) struct Witness<'h> {
-    /// Keys written at it, shown by reads. Collected for gaps only.
     reads: Vec<&'h KeyValue>,
-    /// The same, shown as prev_kv of a watch event.
-    before: Vec<&'h KeyValue>,
-    /// Watch events of it.
-    events: Vec<&'h Event>,
-}
-
-impl<'h> Witness<'h> {
-    /// Everything shown of the revision, whoever showed it.
-    fn shown(&self) -> impl Iterator<Item = (EventKind, &'h KeyValue)> {
-        let puts = self.reads.iter().chain(&self.before).map(|kv| (EventKind::Put, *kv));
-        puts.chain(self.events.iter().map(|event| (event.kind, &event.kv)))
-    }
-
-    fn soft(&self) -> bool {
-        !self.events.is_empty() || !self.before.is_empty()
-    }
+    events: Vec<(EventKind, &'h KeyValue)>,
 }
 
 /// How far the candidates of a gap have been tried.
@@ -80,120 +52,44 @@ pub(crate) struct Cursor {
     place: usize,
 }
 
-impl Cursor {
-    /// Before all candidates that need not explain what watches showed. They are a last resort, for a
-    /// gap that nothing else explains: then the watch is to blame.
-    pub const LAST_RESORT: Cursor = Cursor { phase: LAST_RESORT, place: 0 };
-}
-
 /// A phase asks for a kind of candidate and for how much of the witness it must explain.
 struct Phase {
     kind: Kind,
     with_events: bool,
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(PartialEq)]
 enum Kind {
-    /// Operations not seen elsewhere, of this fitness.
-    Fresh(Fitness),
+    /// Operations not seen elsewhere.
+    Fresh,
     /// Leases that expire.
     Leases,
     /// Operations whose values were seen at other revisions.
     Seen,
 }
 
-const fn phases(with_events: bool) -> [Phase; LAST_RESORT] {
-    [
-        Phase { kind: Kind::Fresh(Fitness::Needed), with_events },
-        Phase { kind: Kind::Leases, with_events },
-        Phase { kind: Kind::Fresh(Fitness::Neutral), with_events },
-        Phase { kind: Kind::Fresh(Fitness::Unlikely), with_events },
-        Phase { kind: Kind::Seen, with_events },
-    ]
-}
-
-const LAST_RESORT: usize = 5;
-const FIRST: [Phase; LAST_RESORT] = phases(true);
-const LAST: [Phase; LAST_RESORT] = phases(false);
+const PHASES: [Phase; 6] = [
+    Phase { kind: Kind::Fresh, with_events: true },
+    Phase { kind: Kind::Leases, with_events: true },
+    Phase { kind: Kind::Seen, with_events: true },
+    Phase { kind: Kind::Fresh, with_events: false },
+    Phase { kind: Kind::Leases, with_events: false },
+    Phase { kind: Kind::Seen, with_events: false },
+];
 
 /// Everything known about the gaps of a history.
 pub(crate) struct Gaps<'h> {
     /// Ascending by floor.
     pub unknown: Vec<Unknown>,
     pub used: Vec<bool>,
-    /// Empty if there are no gaps, and nothing to find out.
     witness: BTreeMap<i64, Witness<'h>>,
     /// Keys that ever were put with a lease.
     leased: BTreeSet<&'h Blob>,
-    /// What watches would have shown, had it happened.
-    views: Vec<View<'h>>,
-    outlook: Outlook<'h>,
-}
-
-/// The part of the store's past that one watch has seen.
-struct View<'h> {
-    request: &'h WatchRequest,
-    from: i64,
-    to: i64,
-}
-
-impl View<'_> {
-    /// Whether the watch must have shown this change.
-    fn shows(&self, change: &Change) -> bool {
-        let filtered = match change.kind {
-            EventKind::Put => self.request.no_put,
-            EventKind::Delete => self.request.no_delete,
-        };
-        let start: &[u8] = if self.request.key.is_empty() { OPEN_END } else { &self.request.key };
-        (self.from..=self.to).contains(&change.kv.mod_revision)
-            && !filtered
-            && in_range(&change.kv.key, start, &self.request.range_end)
-    }
-}
-
-/// Collects what each watch has seen: from its start to its last event or notice.
-fn views(records: &[Record]) -> Vec<View<'_>> {
-    let mut views: BTreeMap<u64, View<'_>> = BTreeMap::new();
-    let seen = |watch: u64, to: i64, views: &mut BTreeMap<u64, View<'_>>| {
-        if let Some(view) = views.get_mut(&watch).filter(|view| view.from > 0) {
-            view.to = view.to.max(to);
-        }
-    };
-    for record in records {
-        let What::Watch(watch) = &record.what else { continue };
-        match watch {
-            WatchRecord::Create { watch, request, .. } => {
-                views.insert(*watch, View { request, from: request.start_revision, to: 0 });
-            }
-            WatchRecord::Created { watch, header } => {
-                if let Some(view) = views.get_mut(watch).filter(|view| view.from == 0) {
-                    view.from = header.revision + 1;
-                }
-            }
-            WatchRecord::Events { watch, fragment, events, .. } => {
-                let to = events.last().map_or(0, |event| event.kv.mod_revision);
-                // The rest of a revision that was cut is still to come.
-                seen(*watch, to - i64::from(*fragment), &mut views);
-            }
-            WatchRecord::Progress { watch: Some(watch), header, .. } => {
-                seen(*watch, header.revision, &mut views);
-            }
-            _ => {}
-        }
-    }
-    views.into_values().filter(|view| view.to > 0).collect()
 }
 
 impl<'h> Gaps<'h> {
-    /// Collects candidates and witnesses. `is_gap` tells whether nobody claims a revision, `any_gap`
-    /// whether there is such a revision at all.
-    pub fn new(
-        records: &'h [Record],
-        ops: &Ops<'h>,
-        states: &'h [FinalState],
-        any_gap: bool,
-        is_gap: impl Fn(i64) -> bool,
-    ) -> Self {
+    /// Collects candidates and witnesses. `is_gap` tells whether nobody claims a revision.
+    pub fn new(records: &'h [Record], ops: &Ops<'h>, is_gap: impl Fn(i64) -> bool) -> Self {
         let mut unknown = Vec::new();
         let mut leased = BTreeSet::new();
         for (number, op) in ops.all.iter().enumerate() {
@@ -217,60 +113,44 @@ impl<'h> Gaps<'h> {
             });
         }
         unknown.sort_by_key(|candidate| candidate.floor);
-        let used = vec![false; unknown.len()];
-        let mut gaps = Gaps { used, unknown, witness: BTreeMap::new(), leased, views: Vec::new(), outlook: Outlook::default() };
-        if any_gap {
-            gaps.collect_witnesses(records, states, is_gap);
-            gaps.collect_sightings(ops);
-            gaps.views = views(records);
-            gaps.outlook = Outlook::new(ops, &gaps.unknown);
-        }
+        let mut gaps = Gaps { used: vec![false; unknown.len()], unknown, witness: BTreeMap::new(), leased };
+        gaps.collect_witnesses(records, is_gap);
+        gaps.collect_sightings(ops);
         gaps
     }
 
-    fn collect_witnesses(
-        &mut self,
-        records: &'h [Record],
-        states: &'h [FinalState],
-        is_gap: impl Fn(i64) -> bool,
-    ) {
+    fn collect_witnesses(&mut self, records: &'h [Record], is_gap: impl Fn(i64) -> bool) {
         let witness = &mut self.witness;
-        let read = |witness: &mut BTreeMap<i64, Witness<'h>>, kv: &'h KeyValue| {
-            if is_gap(kv.mod_revision) {
-                let seen = witness.entry(kv.mod_revision).or_default();
-                if !seen.reads.contains(&kv) {
-                    seen.reads.push(kv);
-                }
-            }
-        };
         for record in records {
             match &record.what {
-                What::Ok(reply) => reply.each_kv(&mut |kv| read(witness, kv)),
+                What::Ok(reply) => reply.each_kv(&mut |kv| {
+                    if is_gap(kv.mod_revision) {
+                        let seen = witness.entry(kv.mod_revision).or_default();
+                        if !seen.reads.contains(&kv) {
+                            seen.reads.push(kv);
+                        }
+                    }
+                }),
                 What::Watch(WatchRecord::Events { events, .. }) => {
                     for event in events {
-                        let seen = witness.entry(event.kv.mod_revision).or_default();
-                        if !seen.events.contains(&event) {
-                            seen.events.push(event);
-                        }
-                        if let Some(kv) = &event.prev_kv
-                            && is_gap(kv.mod_revision)
-                        {
-                            witness.entry(kv.mod_revision).or_default().before.push(kv);
+                        if is_gap(event.kv.mod_revision) {
+                            let seen = witness.entry(event.kv.mod_revision).or_default();
+                            if !seen.events.contains(&(event.kind, &event.kv)) {
+                                seen.events.push((event.kind, &event.kv));
+                            }
                         }
                     }
                 }
                 _ => {}
             }
         }
-        for kv in states.iter().flat_map(|state| &state.kvs).flatten() {
-            read(witness, kv);
-        }
     }
 
     fn collect_sightings(&mut self, ops: &Ops<'h>) {
         let mut seen: BTreeMap<(&Blob, &Blob), BTreeSet<i64>> = BTreeMap::new();
         for (&revision, witness) in &self.witness {
-            for kv in witness.shown().filter(|(kind, _)| *kind == EventKind::Put).map(|(_, kv)| kv) {
+            let events = witness.events.iter().filter(|(kind, _)| *kind == EventKind::Put);
+            for kv in witness.reads.iter().copied().chain(events.map(|(_, kv)| *kv)) {
                 seen.entry((&kv.key, &kv.value)).or_default().insert(revision);
             }
         }
@@ -283,112 +163,9 @@ impl<'h> Gaps<'h> {
         }
     }
 
-    /// Whether somebody else, used meanwhile or not, could have made `revision` as well, as far as was
-    /// ever shown. The store is left as it was.
-    pub fn doubt(
-        &self,
-        store: &mut Etcd,
-        ops: &Ops<'h>,
-        revision: i64,
-        chosen: Candidate,
-        truth: Option<&[Change]>,
-        budget: &mut u64,
-    ) -> Doubt {
-        let made = store.timeline().at(revision).to_vec();
-        store.undo_to(revision - 1);
-        let witness = self.witness.get(&revision);
-        let before = self.unknown.partition_point(|candidate| candidate.floor < revision);
-        let others = (0..before).map(Candidate::Op);
-        let leases: Vec<i64> = store.leases_with_keys().collect();
-        let others = leases.into_iter().map(Candidate::Lease).chain(others);
-        let mut doubt = Doubt::None;
-        for other in others {
-            if other == chosen
-                || !self.possible(ops, other, revision, witness)
-                || self.out_of_question(store, ops, revision, other)
-            {
-                continue;
-            }
-            *budget = budget.saturating_sub(1);
-            if self.apply(store, ops, revision, other)
-                && self.suits(store, Kind::Seen)
-                && self.fits(store, revision, true, truth)
-            {
-                let same = store.timeline().at(revision) == made;
-                doubt = doubt.max(if same { Doubt::Who } else { Doubt::What });
-            }
-            store.undo_to(revision - 1);
-            if doubt == Doubt::What {
-                break;
-            }
-        }
-        store.force(&made);
-        doubt
-    }
-
-    /// Whether a plain put can't be, before anything is done.
-    fn out_of_question(
-        &self,
-        store: &Etcd,
-        ops: &Ops<'h>,
-        revision: i64,
-        candidate: Candidate,
-    ) -> bool {
-        self.put_fitness(store, ops, revision, candidate) == Some(Fitness::Impossible)
-    }
-
-    /// The fitness of a candidate that is a plain put: most are.
-    fn put_fitness(
-        &self,
-        store: &Etcd,
-        ops: &Ops<'h>,
-        revision: i64,
-        candidate: Candidate,
-    ) -> Option<Fitness> {
-        let Candidate::Op(number) = candidate else { return None };
-        let Operation::Put(put) = ops.all[self.unknown[number].op].operation else { return None };
-        Some(self.outlook.fitness(store, revision, EventKind::Put, &put.key))
-    }
-
-    /// A cheap look at whether a candidate is out of the question.
-    fn possible(
-        &self,
-        ops: &Ops<'h>,
-        who: Candidate,
-        revision: i64,
-        witness: Option<&Witness<'h>>,
-    ) -> bool {
-        let Candidate::Op(number) = who else { return true };
-        let candidate = &self.unknown[number];
-        let operation = ops.all[candidate.op].operation;
-        // A revoke touches the keys of its lease, whichever they are.
-        let anywhere = matches!(operation, Operation::LeaseRevoke(_));
-        let here = |key: &Blob| {
-            let mut touched = anywhere;
-            operation.touches(&mut |start, end| touched |= in_range(key, start, end));
-            touched
-        };
-        candidate.latest >= revision
-            && witness.is_none_or(|witness| {
-                witness.reads.first().is_none_or(|kv| here(&kv.key))
-                    && witness.events.first().is_none_or(|event| here(&event.kv.key))
-            })
-    }
-
-    /// The first watch event of the present revision that does not agree with the store.
-    pub fn contradicted(&self, store: &Etcd) -> Option<&'h Event> {
-        let revision = store.revision();
-        let timeline = store.timeline();
-        let events = &self.witness.get(&revision)?.events;
-        events.iter().copied().find(|event| {
-            let key = &event.kv.key;
-            let made = timeline
-                .at(revision)
-                .iter()
-                .any(|change| change.kind == event.kind && change.kv == event.kv);
-            let before = timeline.get(key, revision - 1);
-            !made || (event.prev_kv.is_some() && event.prev_kv.as_ref() != before)
-        })
+    /// Whether anything was ever shown of this revision.
+    pub fn witnessed(&self, revision: i64) -> bool {
+        self.witness.contains_key(&revision)
     }
 
     /// Applies the next candidate that can have made `revision`, and returns it with the cursor behind
@@ -403,24 +180,15 @@ impl<'h> Gaps<'h> {
         budget: &mut u64,
     ) -> Option<(Candidate, Cursor)> {
         let witness = self.witness.get(&revision);
-        let (phases, skipped) =
-            if cursor.phase < LAST_RESORT { (&FIRST, 0) } else { (&LAST, LAST_RESORT) };
-        let soft = !self.views.is_empty() || witness.is_some_and(Witness::soft);
-        while let Some(phase) = phases.get(cursor.phase - skipped) {
+        while let Some(phase) = PHASES.get(cursor.phase) {
+            let soft = witness.is_some_and(|witness| !witness.events.is_empty());
             if phase.with_events || (soft && truth.is_none()) {
                 for candidate in self.list(store, phase, revision, cursor.place) {
                     cursor.place += 1;
-                    let Some(candidate) = candidate else { continue };
                     *budget = budget.saturating_sub(1);
-                    if phase.with_events && !self.possible(ops, candidate, revision, witness) {
-                        continue;
-                    }
-                    if !self.quickly(store, ops, revision, phase.kind, candidate) {
-                        continue;
-                    }
+                    let Some(candidate) = candidate else { continue };
                     if self.apply(store, ops, revision, candidate)
-                        && self.suits(store, phase.kind)
-                        && self.fits(store, revision, phase.with_events, truth)
+                        && fits(store, revision, witness, phase.with_events, truth)
                     {
                         return Some((candidate, cursor));
                     }
@@ -446,7 +214,7 @@ impl<'h> Gaps<'h> {
             return Box::new(leases.into_iter().skip(place).map(|id| Some(Candidate::Lease(id))));
         }
         let before = self.unknown.partition_point(|candidate| candidate.floor < revision);
-        let fresh = phase.kind != Kind::Seen;
+        let fresh = phase.kind == Kind::Fresh;
         Box::new((0..before).rev().skip(place).map(move |number| {
             let candidate = &self.unknown[number];
             let here =
@@ -454,28 +222,6 @@ impl<'h> Gaps<'h> {
             let fits = !self.used[number] && candidate.latest >= revision && here == fresh;
             fits.then_some(Candidate::Op(number))
         }))
-    }
-
-    /// Whether what the store just did is of the kind asked for.
-    fn suits(&self, store: &Etcd, kind: Kind) -> bool {
-        let fitness = self.outlook.fitness_of_latest(store);
-        match kind {
-            Kind::Fresh(wanted) => fitness == wanted,
-            Kind::Leases | Kind::Seen => fitness != Fitness::Impossible,
-        }
-    }
-
-    /// The same of a plain put, before anything is done: most candidates are plain puts.
-    fn quickly(
-        &self,
-        store: &Etcd,
-        ops: &Ops<'h>,
-        revision: i64,
-        kind: Kind,
-        candidate: Candidate,
-    ) -> bool {
-        let Kind::Fresh(wanted) = kind else { return true };
-        self.put_fitness(store, ops, revision, candidate).is_none_or(|fitness| fitness == wanted)
     }
 
     /// Applies a candidate; false if it does not change anything here.
@@ -489,52 +235,6 @@ impl<'h> Gaps<'h> {
         }
     }
 
-    /// Whether what the store just did at `revision` agrees with all that was shown of it, and with
-    /// `truth`, if anybody knows.
-    fn fits(
-        &self,
-        store: &Etcd,
-        revision: i64,
-        with_events: bool,
-        truth: Option<&[Change]>,
-    ) -> bool {
-        let made = store.timeline().at(revision);
-        if let Some(truth) = truth {
-            return made == truth;
-        }
-        let none = Witness::default();
-        let witness = self.witness.get(&revision).unwrap_or(&none);
-        let same = |seen: &KeyValue, kv: &KeyValue| {
-            // A read of keys only shows neither value nor lease.
-            let bare = seen.value.is_empty();
-            seen.key == kv.key
-                && seen.version == kv.version
-                && seen.create_revision == kv.create_revision
-                && (bare || (seen.value == kv.value && seen.lease == kv.lease))
-        };
-        let put = |seen: &KeyValue| {
-            made.iter().any(|change| change.kind == EventKind::Put && same(seen, &change.kv))
-        };
-        let deleted = |seen: &KeyValue| {
-            made.iter().any(|change| change.kind == EventKind::Delete && change.kv.key == seen.key)
-        };
-        let shown = |change: &Change| {
-            witness
-                .events
-                .iter()
-                .any(|event| event.kind == change.kind && event.kv.key == change.kv.key)
-        };
-        let unseen = |change: &Change| self.views.iter().any(|view| view.shows(change));
-        witness.reads.iter().all(|seen| put(seen))
-            && (!with_events
-                || (witness.before.iter().all(|seen| put(seen))
-                    && witness.events.iter().all(|event| match event.kind {
-                        EventKind::Put => put(&event.kv),
-                        EventKind::Delete => deleted(&event.kv),
-                    })
-                    && made.iter().all(|change| shown(change) || !unseen(change))))
-    }
-
     /// The keys on which the candidates of a gap could act, used or not.
     pub fn candidate_keys(&self, ops: &Ops<'h>, revision: i64) -> BTreeSet<Keys> {
         let before = self.unknown.partition_point(|candidate| candidate.floor < revision);
@@ -542,7 +242,6 @@ impl<'h> Gaps<'h> {
         for candidate in self.unknown[..before].iter().filter(|other| other.latest >= revision) {
             touched(ops.all[candidate.op].operation, &mut keys);
         }
-        keys.extend(self.leased.iter().map(|key| ((*key).clone(), Blob::default())));
         keys
     }
 
@@ -576,7 +275,10 @@ impl<'h> Gaps<'h> {
         let mut deleted: BTreeSet<&Blob> = BTreeSet::new();
         let mut written: Vec<&KeyValue> = Vec::new();
         let witness = self.witness.get(&revision);
-        let shown = witness.into_iter().flat_map(Witness::shown);
+        let shown = witness.into_iter().flat_map(|witness| {
+            let reads = witness.reads.iter().map(|kv| (EventKind::Put, *kv));
+            reads.chain(witness.events.iter().copied())
+        });
         let known = truth.into_iter().flatten().map(|change| (change.kind, &change.kv));
         for (kind, kv) in shown.chain(known) {
             match kind {
@@ -586,8 +288,7 @@ impl<'h> Gaps<'h> {
                 }
             }
         }
-        // An empty value is no fingerprint: puts that keep the old value carry one, too.
-        for kv in written.iter().filter(|kv| !kv.value.is_empty()) {
+        for kv in &written {
             let again = ops.all.iter().find(|op| {
                 let mut same = false;
                 puts(op.operation, &mut |put| same |= put.key == kv.key && put.value == kv.value);
@@ -619,7 +320,7 @@ impl<'h> Gaps<'h> {
 
 /// Finds the lease of which this revision removed only some keys, or some later than the others.
 fn lease_torn(store: &Etcd, revision: i64, deleted: &BTreeSet<&Blob>) -> Option<i64> {
-    let timeline = store.timeline();
+    let timeline: &Timeline = store.timeline();
     deleted.iter().find_map(|key| {
         let lease_before = |at: i64| timeline.get(key, at - 1).map_or(0, |kv| kv.lease);
         let lease = match store.get(key) {
@@ -629,6 +330,40 @@ fn lease_torn(store: &Etcd, revision: i64, deleted: &BTreeSet<&Blob>) -> Option<
         };
         (lease != 0).then_some(lease)
     })
+}
+
+/// Whether what the store just did at `revision` agrees with all that was shown of it.
+fn fits(
+    store: &Etcd,
+    revision: i64,
+    witness: Option<&Witness<'_>>,
+    with_events: bool,
+    truth: Option<&[Change]>,
+) -> bool {
+    let made = store.timeline().at(revision);
+    if let Some(truth) = truth {
+        return made == truth;
+    }
+    let Some(witness) = witness else { return true };
+    let same = |seen: &KeyValue, kv: &KeyValue| {
+        // A read of keys only shows neither value nor lease.
+        let bare = seen.value.is_empty();
+        seen.key == kv.key
+            && seen.version == kv.version
+            && seen.create_revision == kv.create_revision
+            && (bare || (seen.value == kv.value && seen.lease == kv.lease))
+    };
+    let put = |seen: &KeyValue| {
+        made.iter().any(|change| change.kind == EventKind::Put && same(seen, &change.kv))
+    };
+    witness.reads.iter().all(|seen| put(seen))
+        && (!with_events
+            || witness.events.iter().all(|(kind, seen)| match kind {
+                EventKind::Put => put(seen),
+                EventKind::Delete => made
+                    .iter()
+                    .any(|change| change.kind == EventKind::Delete && change.kv.key == seen.key),
+            }))
 }
 
 /// Calls `each` with every put an operation may make.

@@ -120,6 +120,8 @@ struct Pending {
 struct Lease {
     ttl: u64,
     ends: u64,
+    /// Its end was proposed by somebody: a revoke is on its way.
+    revoking: bool,
 }
 
 struct Viewer {
@@ -212,10 +214,8 @@ impl Run {
             }
             self.aside();
         }
-        // Backwards, since a watch that is canceled leaves the list; twice, since the first message of
-        // a new one says only that it exists.
-        for _ in 0..2 {
-            (0..self.viewers.len()).rev().for_each(|at| self.deliver(at, i64::MAX));
+        for at in 0..self.viewers.len() {
+            self.deliver(at, i64::MAX);
         }
     }
 
@@ -264,7 +264,7 @@ impl Run {
         match (operation, &mut reply) {
             (Operation::LeaseGrant(_), Reply::LeaseGrant(reply)) => {
                 let ttl = u64::try_from(reply.ttl).expect("positive") * SECOND;
-                let lease = Lease { ttl, ends: self.time + ttl };
+                let lease = Lease { ttl, ends: self.time + ttl, revoking: false };
                 self.leases.insert(reply.id, lease);
             }
             (Operation::LeaseRevoke(revoke), _) => {
@@ -357,7 +357,10 @@ impl Run {
     fn lease_operation(&mut self) -> Operation {
         let Some(id) = self.some_lease() else { return Operation::Put(self.put()) };
         match self.random.below(10) {
-            0..3 => Operation::LeaseRevoke(LeaseRevoke { id }),
+            0..3 => {
+                self.leases.get_mut(&id).expect("it is known").revoking = true;
+                Operation::LeaseRevoke(LeaseRevoke { id })
+            }
             3..6 => Operation::LeaseTimeToLive(LeaseTimeToLive { id, keys: true }),
             _ => Operation::LeaseKeepAlive(LeaseKeepAlive { id }),
         }

@@ -27,29 +27,13 @@ const SECOND: u64 = 1_000_000_000;
 struct Life<'a, 'h> {
     grants: Vec<&'a Op<'h>>,
     granted: Option<i64>,
-    /// The grant, then the renewals that were answered.
-    renewals: Vec<Renewal>,
+    /// Renewals, and the grant, that were answered: invocation's time and record, and TTL.
+    renewals: Vec<(u64, usize, i64)>,
     /// Record at which the earliest revoke was invoked.
     revoke_called: Option<usize>,
     revoke_done: Option<usize>,
     attaches: Vec<&'a Op<'h>>,
     others: Vec<&'a Op<'h>>,
-}
-
-/// A promise that a lease lives on.
-struct Renewal {
-    /// Until when, counted from the invocation.
-    until: u64,
-    call: usize,
-    ret: usize,
-}
-
-impl Renewal {
-    fn new(op: &Op<'_>, ttl: i64) -> Self {
-        let ttl = u64::try_from(ttl).unwrap_or(0).saturating_mul(SECOND);
-        let ret = op.ret.unwrap_or(usize::MAX);
-        Renewal { until: op.call_time.saturating_add(ttl), call: op.call, ret }
-    }
 }
 
 /// Judges all leases of a history.
@@ -82,19 +66,20 @@ pub(crate) fn check(ops: &Ops<'_>, ends: &[LeaseEnd], options: &Options, verdict
 fn collect<'a, 'h>(op: &'a Op<'h>, lives: &mut BTreeMap<i64, Life<'a, 'h>>) {
     match (op.operation, op.outcome) {
         (_, Outcome::Fail(error)) => {
-            // A refused put may say that the lease is gone; of a txn one does not know which lease.
-            if let Operation::Put(put) = op.operation
-                && put.lease != 0
-                && error.contains("requested lease not found")
-            {
-                lives.entry(put.lease).or_default().others.push(op);
+            // A refused put or renewal may say that the lease is gone.
+            if error.contains("requested lease not found") {
+                puts(op.operation, &mut |put| {
+                    if put.lease != 0 {
+                        lives.entry(put.lease).or_default().others.push(op);
+                    }
+                });
             }
         }
         (Operation::LeaseGrant(grant), Outcome::Ok(Reply::LeaseGrant(reply))) => {
             let life = lives.entry(reply.id).or_default();
             life.grants.push(op);
             life.granted = Some(reply.ttl);
-            life.renewals.push(Renewal::new(op, reply.ttl));
+            life.renewals.push((op.call_time, op.call, reply.ttl));
             if reply.ttl < grant.ttl {
                 life.others.push(op);
             }
@@ -112,7 +97,7 @@ fn collect<'a, 'h>(op: &'a Op<'h>, lives: &mut BTreeMap<i64, Life<'a, 'h>>) {
         (Operation::LeaseKeepAlive(keep), Outcome::Ok(Reply::LeaseKeepAlive(reply))) => {
             let life = lives.entry(keep.id).or_default();
             if reply.ttl > 0 {
-                life.renewals.push(Renewal::new(op, reply.ttl));
+                life.renewals.push((op.call_time, op.call, reply.ttl));
             }
             life.others.push(op);
         }
@@ -141,25 +126,37 @@ impl Judge<'_, '_, '_> {
         self.found.push(Violation::new(checker, message, evidence));
     }
 
+    /// The latest end that renewals invoked before `record` promise: time and record of the renewal.
+    fn promised(&self, record: usize) -> Option<(u64, usize)> {
+        let before = self.life.renewals.iter().filter(|(_, call, _)| *call < record);
+        before
+            .filter_map(|&(time, call, ttl)| {
+                let ttl = u64::try_from(ttl).ok()?.saturating_mul(SECOND);
+                Some((time.saturating_add(ttl), call))
+            })
+            .max()
+    }
+
     /// The lease was seen gone in `record`.
     fn gone(&mut self, time: u64, record: usize, how: &str) {
         if self.life.revoke_called.is_some_and(|called| called < record) {
             return;
         }
-        // One that was answered later counts as well: it can't have succeeded after the end.
-        let known = self.life.renewals.iter().filter(|renewal| renewal.call < record);
-        if let Some(last) = known.max_by_key(|renewal| renewal.until)
-            && last.until > time.saturating_add(self.slack)
+        if let Some((until, renewal)) = self.promised(record)
+            && until > time.saturating_add(self.slack)
         {
-            let early = (last.until - time) / 1_000_000;
-            let message = format!("lease {}: {how} {early} ms before its time", self.id);
-            self.report("lease-early", message, vec![last.call, record]);
+            let message = format!(
+                "lease {}: {how} {} ms before its time",
+                self.id,
+                (until - time) / 1_000_000
+            );
+            self.report("lease-early", message, vec![renewal, record]);
         }
     }
 
     fn renewed_after(&mut self, end: usize, how: &str) {
         let after = |call: usize| call > end;
-        let renewal = self.life.renewals.iter().map(|renewal| renewal.call).find(|call| after(*call));
+        let renewal = self.life.renewals.iter().skip(1).map(|(_, call, _)| *call).find(|c| after(*c));
         let attach = self.life.attaches.iter().map(|op| op.call).find(|call| after(*call));
         for (call, what) in [(renewal, "renewed"), (attach, "given a key")] {
             if let Some(call) = call {
@@ -172,8 +169,6 @@ impl Judge<'_, '_, '_> {
     fn answer(&mut self, op: &Op<'_>) {
         let end = op.ret.unwrap_or(op.call);
         let granted = self.life.granted;
-        // Asked while the grant was under way, the lease may not have been there yet.
-        let born = self.life.grants.iter().any(|grant| grant.ret.is_some_and(|ret| ret < op.call));
         match (op.operation, op.reply()) {
             (Operation::LeaseGrant(grant), Some(Reply::LeaseGrant(reply))) => {
                 let message = format!("lease {}: asked {} s, got {}", self.id, grant.ttl, reply.ttl);
@@ -181,9 +176,7 @@ impl Judge<'_, '_, '_> {
             }
             (_, Some(Reply::LeaseKeepAlive(reply))) => {
                 if reply.ttl == 0 {
-                    if born {
-                        self.gone(op.ret_time, end, "a renewal found it gone");
-                    }
+                    self.gone(op.ret_time, end, "a renewal found it gone");
                 } else if granted.is_some_and(|granted| granted != reply.ttl) {
                     let message = format!("lease {}: granted {granted:?}, renewed {}", self.id, reply.ttl);
                     self.report("lease-ttl", message, op.evidence());
@@ -191,17 +184,15 @@ impl Judge<'_, '_, '_> {
             }
             (_, Some(Reply::LeaseTimeToLive(reply))) => {
                 if reply.ttl < 0 {
-                    if born {
-                        self.gone(op.ret_time, end, "a TTL answer said it was gone");
-                    }
+                    self.gone(op.ret_time, end, "a TTL answer said it was gone");
                     return;
                 }
                 let mut wrong = reply.ttl > reply.granted_ttl;
                 wrong |= granted.is_some_and(|granted| granted != reply.granted_ttl);
                 // Whole seconds, cut: one may be missing.
-                let before = self.life.renewals.iter().filter(|renewal| renewal.ret < op.call);
-                let until = before.map(|renewal| renewal.until).max().unwrap_or(0);
-                let least = until.saturating_sub(op.ret_time.saturating_add(self.slack)) / SECOND;
+                let least = self.promised(op.call).map_or(0, |(until, _)| {
+                    until.saturating_sub(op.ret_time.saturating_add(self.slack)) / SECOND
+                });
                 let told = u64::try_from(reply.ttl).expect("not negative here");
                 let revoked = self.life.revoke_called.is_some_and(|called| called < end);
                 wrong |= !revoked && told + 1 < least;
@@ -213,7 +204,7 @@ impl Judge<'_, '_, '_> {
                     self.report("lease-ttl", message, op.evidence());
                 }
             }
-            (_, None) if born => self.gone(op.ret_time, end, "a put was told so and"),
+            (_, None) => self.gone(op.ret_time, end, "a put was told so and"),
             _ => {}
         }
     }

@@ -9,7 +9,6 @@ mod linear;
 pub mod model;
 pub mod op;
 mod ops;
-mod outlook;
 pub mod registers;
 pub mod serial;
 pub mod timeline;
@@ -18,11 +17,3 @@ mod watch;
 pub mod wgl;
 #[cfg(test)]
 mod generate_tests;
-#[cfg(test)]
-mod story;
-#[cfg(test)]
-mod wrong_tests;
-#[cfg(test)]
-mod wrong_watch_tests;
-#[cfg(test)]
-mod spoil_tests;

@@ -19,9 +19,8 @@
 //! Invariant: after each turn of the loop the store is at some revision r, every acknowledged write up to
 //! r is in it, and `choices` has one entry for each gap up to r, ascending.
 
-use crate::blob::Blob;
 use crate::compare::Context;
-use crate::explain::{Candidate, Cursor, Doubt, Gaps, Keys, keys_of};
+use crate::explain::{Candidate, Cursor, Gaps, Keys, keys_of};
 use crate::history::Record;
 use crate::model::Etcd;
 use crate::op::*;
@@ -126,8 +125,8 @@ pub(crate) struct Replayed {
     pub undecided: Vec<Violation>,
     /// Leases whose keys were removed by neither an acknowledged nor an unknown revoke.
     pub lease_ends: Vec<LeaseEnd>,
-    /// Gaps that somebody else may have made, and the keys this may concern.
-    pub guessed: BTreeMap<i64, BTreeSet<Keys>>,
+    /// Gaps of which nothing was ever shown.
+    pub guessed: BTreeSet<i64>,
     pub unclaimed: usize,
 }
 
@@ -157,14 +156,11 @@ pub(crate) fn replay(
     let is_gap = |revision: i64| {
         revision > base && writes.binary_search_by_key(&revision, |(at, _)| *at).is_err()
     };
-    let last = ops.greatest().max(ends);
-    let claimed = i64::try_from(writes.len()).expect("fits");
-    let gaps = Gaps::new(records, ops, &options.final_states, last - base > claimed, is_gap);
+    let gaps = Gaps::new(records, ops, is_gap);
     let mut replay = Replay {
         ops,
         truth,
-        states: &options.final_states,
-        last,
+        last: ops.greatest().max(ends),
         base,
         gaps,
         writes,
@@ -172,7 +168,6 @@ pub(crate) fn replay(
         store,
         choices: Vec::new(),
         condemned: BTreeMap::new(),
-        excused: BTreeSet::new(),
         failure: None,
         preferred: BTreeMap::new(),
         budget: options.search_budget,
@@ -190,8 +185,6 @@ enum Subject {
     Op(usize),
     Gap(i64),
     Revision(i64),
-    /// What watches and final states show of a revision.
-    Shown(i64),
 }
 
 /// A mismatch on the way through the search.
@@ -207,8 +200,6 @@ struct Choice {
     revision: i64,
     chosen: Candidate,
     cursor: Cursor,
-    /// Whether another candidate would do as well, as far as was ever shown.
-    doubt: Doubt,
     /// Keys of the mismatches that came back to this gap.
     conflict: BTreeSet<Keys>,
 }
@@ -225,7 +216,6 @@ enum Next {
 struct Replay<'a, 'h> {
     ops: &'a Ops<'h>,
     truth: Option<&'a Timeline>,
-    states: &'h [FinalState],
     base: i64,
     last: i64,
     gaps: Gaps<'h>,
@@ -236,8 +226,6 @@ struct Replay<'a, 'h> {
     choices: Vec<Choice>,
     /// Mismatches that no explanation avoids; `true` if the search was cut short.
     condemned: BTreeMap<Subject, (Violation, bool)>,
-    /// Gaps that only a lying watch left unexplained: the watch checker has the word on them.
-    excused: BTreeSet<i64>,
     failure: Option<Failure>,
     /// What to try first when a part is replayed again.
     preferred: BTreeMap<i64, Candidate>,
@@ -246,7 +234,6 @@ struct Replay<'a, 'h> {
 
 impl Replay<'_, '_> {
     fn run(&mut self) {
-        self.claimed_twice();
         for (revision, number) in self.observers.clone() {
             if revision >= self.base {
                 break;
@@ -263,7 +250,10 @@ impl Replay<'_, '_> {
             }
             let first = self.writes.partition_point(|(at, _)| *at < revision);
             let next = match self.writes.get(first) {
-                Some(&(at, number)) if at == revision => self.write(revision, number),
+                Some(&(at, number)) if at == revision => {
+                    self.claimed_twice(first);
+                    self.write(revision, number)
+                }
                 _ => self.gap(revision),
             };
             if next == Next::Again {
@@ -283,16 +273,16 @@ impl Replay<'_, '_> {
         }
     }
 
-    /// Finds revisions that several acknowledged writes claim, also behind the end of the replay.
-    fn claimed_twice(&mut self) {
-        for pair in self.writes.windows(2) {
-            let [(revision, one), (same, other)] = *pair else { continue };
-            if revision == same {
-                let message = format!("two acknowledged writes claim r{revision}");
-                let (a, b) = (self.ops.all[one].evidence(), self.ops.all[other].evidence());
-                let violation = Violation::new("revision-unique", message, [a, b].concat());
-                self.condemned.insert(Subject::Op(other), (violation, false));
+    fn claimed_twice(&mut self, first: usize) {
+        let (revision, number) = self.writes[first];
+        for &(at, other) in &self.writes[first + 1..] {
+            if at != revision {
+                break;
             }
+            let message = format!("two acknowledged writes claim r{revision}");
+            let (a, b) = (self.ops.all[number].evidence(), self.ops.all[other].evidence());
+            let violation = Violation::new("revision-unique", message, [a, b].concat());
+            self.condemned.insert(Subject::Op(other), (violation, false));
         }
     }
 
@@ -360,12 +350,12 @@ impl Replay<'_, '_> {
         if let Some(chosen) = self.preferred.remove(&revision)
             && self.gaps.apply(&mut self.store, self.ops, revision, chosen)
         {
-            self.choose(revision, chosen, Cursor::default(), BTreeSet::new());
+            self.choose(Choice { revision, chosen, cursor: Cursor::default(), conflict: BTreeSet::new() });
             return Next::GoOn;
         }
         self.store.undo_to(revision - 1);
         if let Some((chosen, cursor)) = self.next_candidate(revision, Cursor::default()) {
-            self.choose(revision, chosen, cursor, BTreeSet::new());
+            self.choose(Choice { revision, chosen, cursor, conflict: BTreeSet::new() });
             return Next::GoOn;
         }
         let truth = self.truth_at(revision);
@@ -379,14 +369,8 @@ impl Replay<'_, '_> {
         }
     }
 
-    /// Goes on behind a gap that can't be explained: with somebody who fits if watches are not believed,
-    /// or with what somebody knows to have happened; else the replay ends here.
+    /// Goes on behind an unexplained gap if somebody knows what happened; else the replay ends here.
     fn give_up(&mut self, revision: i64) -> Next {
-        if let Some((chosen, cursor)) = self.next_candidate(revision, Cursor::LAST_RESORT) {
-            self.excused.insert(revision);
-            self.choose(revision, chosen, cursor, BTreeSet::new());
-            return Next::GoOn;
-        }
         if let Some(truth) = self.truth
             && revision <= truth.revision()
         {
@@ -405,21 +389,11 @@ impl Replay<'_, '_> {
         self.gaps.next(&mut self.store, self.ops, revision, cursor, truth, &mut self.budget)
     }
 
-    fn choose(
-        &mut self,
-        revision: i64,
-        chosen: Candidate,
-        cursor: Cursor,
-        conflict: BTreeSet<Keys>,
-    ) {
-        if let Candidate::Op(number) = chosen {
+    fn choose(&mut self, choice: Choice) {
+        if let Candidate::Op(number) = choice.chosen {
             self.gaps.used[number] = true;
         }
-        let truth = self.truth.filter(|truth| revision <= truth.revision());
-        let truth = truth.map(|truth| truth.at(revision));
-        let Replay { gaps, store, ops, budget, .. } = self;
-        let doubt = gaps.doubt(store, ops, revision, chosen, truth, budget);
-        self.choices.push(Choice { revision, chosen, cursor, doubt, conflict });
+        self.choices.push(choice);
     }
 
     /// Checks every answer given at a revision, the store being there.
@@ -435,26 +409,6 @@ impl Replay<'_, '_> {
             if self.mismatch(Subject::Op(number), violation, keys) == Next::Again {
                 return Next::Again;
             }
-        }
-        if self.truth.is_some() || self.choices.is_empty() {
-            return Next::GoOn;
-        }
-        // What watches and final states show may speak against a guess. If it is they that are wrong,
-        // their own checkers say so: the words here are only printed if the search gave up.
-        if let Some(event) = self.gaps.contradicted(&self.store) {
-            let keys = BTreeSet::from([(event.kv.key.clone(), Blob::default())]);
-            let words = format!("r{revision} does not fit the event of {}", event.kv.key);
-            let silent = Violation::new("watch", words, Vec::new());
-            if self.mismatch(Subject::Shown(revision), silent, keys) == Next::Again {
-                return Next::Again;
-            }
-        }
-        let mut states = self.states.iter().filter(|state| state.revision == revision);
-        if states.any(|state| state.kvs.as_ref().is_some_and(|kvs| !self.store.all().eq(kvs))) {
-            let keys = BTreeSet::from([(Blob::new(OPEN_END), Blob::new(OPEN_END))]);
-            let words = format!("r{revision} does not fit a member's keys");
-            let silent = Violation::new("final-state", words, Vec::new());
-            return self.mismatch(Subject::Shown(revision), silent, keys);
         }
         Next::GoOn
     }
@@ -520,7 +474,7 @@ impl Replay<'_, '_> {
             let Choice { revision, cursor, mut conflict, .. } = choice;
             conflict.extend(keys);
             if let Some((chosen, cursor)) = self.next_candidate(revision, cursor) {
-                self.choose(revision, chosen, cursor, conflict);
+                self.choose(Choice { revision, chosen, cursor, conflict });
                 return;
             }
             // Whoever took this gap's candidates away, or changed what they do, is to blame as well.
@@ -546,27 +500,18 @@ impl Replay<'_, '_> {
 
     fn finish(mut self, options: &Options) -> Replayed {
         self.final_states(&options.final_states);
-        for revision in &self.excused {
-            self.condemned.remove(&Subject::Gap(*revision));
-        }
         let (mut violations, mut undecided) = (Vec::new(), Vec::new());
-        for (subject, (violation, open)) in self.condemned {
-            match subject {
-                Subject::Shown(_) if !open => {}
-                _ if open => undecided.push(violation),
-                _ => violations.push(violation),
-            }
+        for (violation, open) in self.condemned.into_values() {
+            if open { &mut undecided } else { &mut violations }.push(violation);
         }
         let mut lease_ends = Vec::new();
-        let mut guessed = BTreeMap::new();
+        let mut guessed = BTreeSet::new();
         for choice in &self.choices {
-            if choice.doubt == Doubt::What {
-                let keys = self.gaps.candidate_keys(self.ops, choice.revision);
-                guessed.insert(choice.revision, keys);
-            } else if choice.doubt == Doubt::None
-                && let Candidate::Lease(lease) = choice.chosen
-            {
+            if let Candidate::Lease(lease) = choice.chosen {
                 lease_ends.push(LeaseEnd { lease, revision: choice.revision });
+            }
+            if self.truth.is_none() && !self.gaps.witnessed(choice.revision) {
+                guessed.insert(choice.revision);
             }
         }
         Replayed {

@@ -22,6 +22,7 @@ pub(crate) enum Outcome<'h> {
 /// One operation of a client.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Op<'h> {
+    pub process: u64,
     /// Record of the invocation.
     pub call: usize,
     /// Record of the answer; none while unknown, since the effect may come at any later time.
@@ -102,6 +103,7 @@ pub(crate) fn pair(records: &[Record]) -> Ops<'_> {
                 }
                 open.insert(record.process, ops.all.len());
                 ops.all.push(Op {
+                    process: record.process,
                     call: number,
                     ret: None,
                     call_time: record.time,

@@ -62,6 +62,8 @@ pub(crate) struct Outlook<'h> {
     /// a value has stood cannot be told from it.
     repeated: BTreeSet<(&'h Blob, &'h Blob)>,
     kept: BTreeSet<&'h Blob>,
+    /// Values that a compare found, and the last revision at which one did.
+    compared: BTreeMap<(&'h Blob, &'h Blob), i64>,
 }
 
 impl<'h> Outlook<'h> {
@@ -174,6 +176,10 @@ impl<'h> Outlook<'h> {
         if !compare.range_end.is_empty() || compare.result != CompareResult::Equal {
             return;
         }
+        if let Target::Value(value) = &compare.target {
+            let last = self.compared.entry((&compare.key, value)).or_insert(at);
+            *last = at.max(*last);
+        }
         let since = match &compare.target {
             Target::Mod(revision) => Some(*revision),
             Target::Value(value) => {
@@ -190,8 +196,14 @@ impl<'h> Outlook<'h> {
         }
     }
 
-    /// How a change at `revision` suits the future, the store being at the revision before.
-    pub fn fitness(&self, store: &Etcd, revision: i64, kind: EventKind, key: &Blob) -> Fitness {
+    /// How a put at `revision` suits the future, the store being at the revision before.
+    pub fn fitness_of_put(&self, store: &Etcd, revision: i64, key: &Blob, value: &Blob) -> Fitness {
+        let fitness = self.fitness(store, revision, EventKind::Put, key);
+        let found = self.compared.get(&(key, value)).is_some_and(|last| *last >= revision);
+        if found && fitness != Fitness::Impossible { Fitness::Needed } else { fitness }
+    }
+
+    fn fitness(&self, store: &Etcd, revision: i64, kind: EventKind, key: &Blob) -> Fitness {
         let Some(fate) = self.fates.get(key) else { return Fitness::Neutral };
         let quiet = fate.quiet.partition_point(|(to, _)| *to < revision);
         if fate.quiet.get(quiet).is_some_and(|(_, from)| *from < revision) {
@@ -208,7 +220,9 @@ impl<'h> Outlook<'h> {
         };
         let now = store.timeline().get(key, revision - 1);
         match (kind, sight.life, now) {
-            (EventKind::Put, Some((create, version)), Some(now)) if create == now.create_revision => {
+            (EventKind::Put, Some((create, version)), Some(now))
+                if create == now.create_revision =>
+            {
                 // If the sight's own revision is a gap, then one hidden write is already placed there.
                 let placed = sight.from > revision && fate.puts.binary_search(&sight.from).is_err();
                 let acknowledged =
@@ -245,12 +259,14 @@ impl<'h> Outlook<'h> {
     pub fn fitness_of_latest(&self, store: &Etcd) -> Fitness {
         let revision = store.revision();
         let made = store.timeline().at(revision);
-        let each = made.iter().map(|change| {
-            self.fitness(store, revision, change.kind, &change.kv.key)
+        let each = made.iter().map(|Change { kind, kv }| match kind {
+            EventKind::Put => self.fitness_of_put(store, revision, &kv.key, &kv.value),
+            EventKind::Delete => self.fitness(store, revision, EventKind::Delete, &kv.key),
         });
-        let (best, worst) = each.fold((Fitness::Impossible, Fitness::Needed), |(best, worst), one| {
-            (best.min(one), worst.max(one))
-        });
+        let (best, worst) = each
+            .fold((Fitness::Impossible, Fitness::Needed), |(best, worst), one| {
+                (best.min(one), worst.max(one))
+            });
         if worst >= Fitness::Unlikely { worst } else { best }
     }
 }

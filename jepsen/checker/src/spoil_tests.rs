@@ -38,9 +38,17 @@ const SPOILERS: &[Spoiler] = &[
     },
     Spoiler { name: "a wrong count", checkers: &["count"], spoil: wrong_count },
     Spoiler { name: "a wrong prev_kv", checkers: &["prev-kv"], spoil: wrong_prev_kv },
-    Spoiler { name: "a wrong number of deleted keys", checkers: &["delete-count"], spoil: wrong_deleted },
+    Spoiler {
+        name: "a wrong number of deleted keys",
+        checkers: &["delete-count"],
+        spoil: wrong_deleted,
+    },
     Spoiler { name: "a txn says the other branch", checkers: &["txn-branch"], spoil: wrong_branch },
-    Spoiler { name: "two writes claim one revision", checkers: &["revision-unique"], spoil: reused_revision },
+    Spoiler {
+        name: "two writes claim one revision",
+        checkers: &["revision-unique"],
+        spoil: reused_revision,
+    },
     Spoiler {
         name: "a write nobody asked for",
         // One that kept the old value looks as if the write of that value had come twice.
@@ -58,8 +66,16 @@ const SPOILERS: &[Spoiler] = &[
         checkers: &["watch-reliable", "watch-resumable", "watch-atomic", "watch-bookmarkable"],
         spoil: missed_event,
     },
-    Spoiler { name: "a watch repeats an event", checkers: &["watch-unique"], spoil: repeated_event },
-    Spoiler { name: "a watch swaps two events", checkers: &["watch-ordered", "watch-atomic"], spoil: swapped_events },
+    Spoiler {
+        name: "a watch repeats an event",
+        checkers: &["watch-unique"],
+        spoil: repeated_event,
+    },
+    Spoiler {
+        name: "a watch swaps two events",
+        checkers: &["watch-ordered", "watch-atomic"],
+        spoil: swapped_events,
+    },
     Spoiler {
         name: "a watch shows a wrong version",
         checkers: &["watch-create-flag"],
@@ -73,13 +89,23 @@ const SPOILERS: &[Spoiler] = &[
     Spoiler {
         name: "a watch shows a wrong prev_kv",
         checkers: &["watch-prev-kv"],
-        spoil: |g, r| edit_event(g, r, |event| match &mut event.prev_kv {
-            Some(kv) => kv.version += 1,
-            none => *none = Some(KeyValue::default()),
-        }),
+        spoil: |g, r| {
+            edit_event(g, r, |event| match &mut event.prev_kv {
+                Some(kv) => kv.version += 1,
+                none => *none = Some(KeyValue::default()),
+            })
+        },
     },
-    Spoiler { name: "a watch ignores its filters", checkers: &["watch-filtered"], spoil: ignored_filter },
-    Spoiler { name: "a progress notice too early", checkers: &["watch-bookmarkable"], spoil: early_notice },
+    Spoiler {
+        name: "a watch ignores its filters",
+        checkers: &["watch-filtered"],
+        spoil: ignored_filter,
+    },
+    Spoiler {
+        name: "a progress notice too early",
+        checkers: &["watch-bookmarkable"],
+        spoil: early_notice,
+    },
 ];
 
 #[test]
@@ -142,7 +168,10 @@ fn range_reply(records: &mut [Record], at: usize) -> &mut RangeReply {
 fn plain_range(records: &[Record], at: usize, what: &What) -> bool {
     let What::Ok(Reply::Range(reply)) = what else { return false };
     let Operation::Range(range) = asked(records, at) else { return false };
-    !reply.kvs.is_empty() && !range.keys_only && range.limit == 0 && range.sort_target == SortTarget::Key
+    !reply.kvs.is_empty()
+        && !range.keys_only
+        && range.limit == 0
+        && range.sort_target == SortTarget::Key
 }
 
 fn edit_kv(run: &mut Generated, random: &mut Random, edit: fn(&mut KeyValue)) -> bool {
@@ -204,9 +233,7 @@ fn wrong_prev_kv(run: &mut Generated, random: &mut Random) -> bool {
 }
 
 fn wrong_deleted(run: &mut Generated, random: &mut Random) -> bool {
-    let some = |_: usize, what: &What| {
-        matches!(what, What::Ok(Reply::DeleteRange(reply)) if reply.deleted > 0)
-    };
+    let some = |_: usize, what: &What| matches!(what, What::Ok(Reply::DeleteRange(reply)) if reply.deleted > 0);
     let Some(at) = pick(&run.records, random, some) else { return false };
     let What::Ok(Reply::DeleteRange(reply)) = &mut run.records[at].what else { panic!() };
     reply.deleted += 1;
@@ -286,11 +313,10 @@ fn stale_read(run: &mut Generated, random: &mut Random) -> bool {
     run.records.push(Record { what: What::Invoke(question), ..answer.clone() });
     run.records.push(answer);
     // Everybody knew better by then.
-    let seen = run.records.iter().any(|record| match &record.what {
+    run.records.iter().any(|record| match &record.what {
         What::Ok(reply) => reply.header().revision == run.revision,
         _ => false,
-    });
-    seen
+    })
 }
 
 fn events(records: &mut [Record], at: usize) -> &mut Vec<Event> {
@@ -301,7 +327,9 @@ fn events(records: &mut [Record], at: usize) -> &mut Vec<Event> {
 }
 
 fn request(records: &[Record], at: usize) -> &WatchRequest {
-    let What::Watch(WatchRecord::Events { watch: wanted, .. }) = &records[at].what else { panic!() };
+    let What::Watch(WatchRecord::Events { watch: wanted, .. }) = &records[at].what else {
+        panic!()
+    };
     let found = records[..at].iter().find_map(|record| match &record.what {
         What::Watch(WatchRecord::Create { watch, request, .. }) if watch == wanted => Some(request),
         _ => None,
@@ -367,7 +395,9 @@ fn early_notice(run: &mut Generated, random: &mut Random) -> bool {
     let revision = events.last().unwrap().kv.mod_revision;
     let watch = *watch;
     let stream = run.records.iter().find_map(|record| match &record.what {
-        What::Watch(WatchRecord::Create { stream, watch: other, .. }) if *other == watch => Some(*stream),
+        What::Watch(WatchRecord::Create { stream, watch: other, .. }) if *other == watch => {
+            Some(*stream)
+        }
         _ => None,
     });
     let notice = WatchRecord::Progress {

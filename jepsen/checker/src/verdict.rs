@@ -213,11 +213,8 @@ pub fn check_with_truth(
     verdict.stats.guessed = replay.guessed.len();
 
     linear::reads_below_compaction(&ops, options, &mut verdict.violations);
-    let ends = if verdict.undecided.is_empty() { &replay.lease_ends[..] } else { &[] };
-    lease::check(&ops, ends, options, &mut verdict);
-    let known_to_be = known.is_some() || verdict.undecided.is_empty();
+    lease::check(&ops, &replay.lease_ends, options, &mut verdict);
     let judge = watch::Judge {
-        known: known_to_be,
         timeline: known.as_ref().unwrap_or(replay.store.timeline()),
         guessed: &replay.guessed,
         ops: &ops,

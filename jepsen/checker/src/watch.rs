@@ -20,9 +20,8 @@
 //! A watch's *expected* events are those of its range, filters and start, in order; `next` is one behind
 //! the last that came. Revisions that were only guessed (explain.rs) are never demanded.
 
-use crate::explain::Keys;
 use crate::history::{Record, WatchRecord, WatchRequest, What};
-use crate::op::{Change, Event, EventKind, Operation, in_range};
+use crate::op::{Change, Event, EventKind, Operation};
 use crate::ops::{Ops, Outcome};
 use crate::timeline::Timeline;
 use crate::verdict::{Options, Verdict, Violation};
@@ -31,9 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What watches are judged by.
 pub(crate) struct Judge<'a, 'h> {
     pub timeline: &'a Timeline,
-    /// Whether the timeline is known, or at least contradicts nothing.
-    pub known: bool,
-    pub guessed: &'a BTreeMap<i64, BTreeSet<Keys>>,
+    pub guessed: &'a BTreeSet<i64>,
     pub ops: &'a Ops<'h>,
     pub options: &'a Options,
 }
@@ -119,9 +116,7 @@ impl<'h> Judge<'_, 'h> {
         }
         verdict.stats.watches = watchers.len();
         verdict.stats.events = run.events;
-        // Where the replay gave up, what it took for the truth may be a wrong guess.
-        let list = if self.known { &mut verdict.violations } else { &mut verdict.undecided };
-        list.append(&mut run.found);
+        verdict.violations.append(&mut run.found);
     }
 }
 
@@ -258,9 +253,7 @@ impl<'h> Run<'_, '_, 'h> {
         if revision <= watcher.bookmark {
             let message = format!("{} after a notice of r{}", told(), watcher.bookmark);
             self.report("watch-bookmarkable", created, record, message);
-        } else if place < watcher.next
-            && !(revision == watcher.last_revision && self.judge.guessed.contains_key(&revision))
-        {
+        } else if place < watcher.next {
             let message = format!("{} after an event of r{}", told(), watcher.last_revision);
             self.report("watch-ordered", created, record, message);
         } else if before == Some(revision) {
@@ -308,28 +301,13 @@ impl<'h> Run<'_, '_, 'h> {
         compactions.take_while(|known| known.call < record).any(|known| known.revision > revision)
     }
 
-    /// Whether a change surely happened. A guessed revision may be another's work, and a range delete
-    /// after it removes what is there, guessed or not. A put happens whatever was there.
-    fn certain(&self, change: &Change) -> bool {
-        let revision = change.kv.mod_revision;
-        let mut guesses = self.judge.guessed.range(..=revision);
-        match change.kind {
-            EventKind::Put => !self.judge.guessed.contains_key(&revision),
-            EventKind::Delete => !guesses.any(|(at, keys)| {
-                *at == revision
-                    || keys.iter().any(|(start, end)| in_range(&change.kv.key, start, end))
-            }),
-        }
-    }
-
     fn progress(&mut self, watcher: &mut Watcher<'h>, record: usize, revision: i64) {
         let created = watcher.created_at;
         let timeline = self.judge.timeline;
-        let due = watcher.expected[watcher.next..].iter().map(|&number| timeline.change(number));
-        let owed = due
-            .take_while(|due| due.kv.mod_revision <= revision)
-            .find(|due| self.certain(due))
-            .map(|due| due.kv.mod_revision);
+        let due = watcher.expected[watcher.next..].iter().map(|&n| timeline.change(n).kv.mod_revision);
+        let mut due =
+            due.take_while(|due| *due <= revision).filter(|due| !self.judge.guessed.contains(due));
+        let owed = due.next();
         if let Some(owed) = owed {
             let message = format!("a notice of r{revision} before the event of r{owed}");
             self.report("watch-bookmarkable", created, record, message);
@@ -377,7 +355,7 @@ impl<'h> Run<'_, '_, 'h> {
             watcher.delivered[place].is_none()
                 && (place < watcher.next || at <= owed_to)
                 && at != cut
-                && self.certain(timeline.change(watcher.expected[place]))
+                && !self.judge.guessed.contains(&at)
         });
         let Some(missing) = missing else { return };
         let at = revision(missing);

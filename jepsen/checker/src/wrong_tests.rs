@@ -1,9 +1,9 @@
 //! Histories that are wrong, each in one known way, and the checker that must say so.
 
+use crate::history::What;
 use crate::op::*;
 use crate::story::*;
 use crate::verdict::{FinalState, check_with_truth};
-use crate::history::What;
 
 fn stale_kv(story: &Story, key: &str, revision: i64) -> KeyValue {
     story.store.timeline().get(key.as_bytes(), revision).expect("it was there").clone()
@@ -96,7 +96,10 @@ fn serializable_read_may_be_stale_but_must_equal_some_state() {
     let mut s = Story::new();
     s.put(1, "a", "1");
     s.put(1, "a", "2");
-    let read = s.run(2, Operation::Range(Range { key: "a".into(), serializable: true, ..Range::default() }));
+    let read = s.run(
+        2,
+        Operation::Range(Range { key: "a".into(), serializable: true, ..Range::default() }),
+    );
     let old = stale_kv(&s, "a", 2);
     let at_two = old.clone();
     s.edit_range(read, |reply| {
@@ -304,7 +307,8 @@ fn wrong_order_of_keys_is_found() {
     let read = s.run(2, Operation::Range(everything()));
     s.edit_range(read, |reply| reply.kvs.swap(0, 2));
     s.assert_only("order");
-    let by_mod = Range { sort_target: SortTarget::Mod, sort_order: SortOrder::Descend, ..everything() };
+    let by_mod =
+        Range { sort_target: SortTarget::Mod, sort_order: SortOrder::Descend, ..everything() };
     let mut s = Story::new();
     ["a", "b", "c"].iter().for_each(|key| _ = s.put(1, key, "1"));
     let read = s.run(2, Operation::Range(by_mod));
@@ -315,7 +319,8 @@ fn wrong_order_of_keys_is_found() {
 
 #[test]
 fn keys_with_equal_sort_values_may_come_in_any_order() {
-    let by_version = Range { sort_target: SortTarget::Version, sort_order: SortOrder::Ascend, ..everything() };
+    let by_version =
+        Range { sort_target: SortTarget::Version, sort_order: SortOrder::Ascend, ..everything() };
     let mut s = Story::new();
     ["a", "b", "c"].iter().for_each(|key| _ = s.put(1, key, "1"));
     let read = s.run(2, Operation::Range(by_version));
@@ -464,13 +469,15 @@ fn final_state_without_an_acknowledged_write_is_found() {
         hash: Some(hash),
         ..FinalState::default()
     };
-    s.options.final_states = vec![state(kvs.clone(), 3, 7), FinalState { node: 2, ..state(kvs.clone(), 3, 7) }];
+    s.options.final_states =
+        vec![state(kvs.clone(), 3, 7), FinalState { node: 2, ..state(kvs.clone(), 3, 7) }];
     s.assert_right();
     s.options.final_states = vec![state(kvs[..1].to_vec(), 3, 7)];
     s.assert_only("final-state");
     s.options.final_states = vec![state(kvs[..1].to_vec(), 2, 7)];
     s.assert_only("final-state");
-    s.options.final_states = vec![state(kvs.clone(), 3, 7), FinalState { node: 2, ..state(kvs, 3, 8) }];
+    s.options.final_states =
+        vec![state(kvs.clone(), 3, 7), FinalState { node: 2, ..state(kvs, 3, 8) }];
     s.assert_only("final-state");
 }
 
@@ -505,10 +512,9 @@ fn lease_that_expires_early_is_found() {
 
 #[test]
 fn lease_that_a_renewal_or_a_ttl_answer_calls_gone_early_is_found() {
-    for operation in [
-        keep_alive(7),
-        Operation::LeaseTimeToLive(LeaseTimeToLive { id: 7, keys: false }),
-    ] {
+    for operation in
+        [keep_alive(7), Operation::LeaseTimeToLive(LeaseTimeToLive { id: 7, keys: false })]
+    {
         let tell = |wait| {
             let mut s = Story::new();
             s.run(1, grant(7, 5));
@@ -542,7 +548,11 @@ fn key_attached_to_a_revoked_lease_is_found() {
     s.run(1, grant(7, 5));
     s.run(1, revoke(7));
     s.assert_right();
-    s.store = { let mut store = crate::model::Etcd::with_any_lease(); store.undo_to(1); store };
+    s.store = {
+        let mut store = crate::model::Etcd::with_any_lease();
+        store.undo_to(1);
+        store
+    };
     s.run(1, leased("a", "1", 7));
     s.assert_only("lease-renew-after-end");
 }

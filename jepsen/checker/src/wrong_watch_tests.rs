@@ -150,7 +150,8 @@ fn filtered_events_are_found_when_delivered() {
         let response = s.deliver(1, all);
         s.assert_only("watch-filtered");
         let kept: Vec<Event> = {
-            let What::Watch(WatchRecord::Create { request, .. }) = &s.records[response - 2].what else {
+            let What::Watch(WatchRecord::Create { request, .. }) = &s.records[response - 2].what
+            else {
                 panic!()
             };
             let wanted = |event: &&Event| {

@@ -423,6 +423,9 @@ impl<'a> World<'a> {
 
     /// Gives a node an input, and does what it wants done, at once or a little later.
     pub(super) fn step(&mut self, id: NodeId, input: Input) -> Outcome {
+        if !self.members[&id].is_up() {
+            return Ok(());
+        }
         self.step_only(id, input)?;
         if !self.calm && self.rng.chance(self.plan.lazy) {
             let epoch = self.members[&id].epoch;
@@ -436,9 +439,6 @@ impl<'a> World<'a> {
     /// Gives a node an input and judges the state that it is in then.
     pub(super) fn step_only(&mut self, id: NodeId, input: Input) -> Outcome {
         let member = self.members.get_mut(&id).expect("a member");
-        if member.node.is_none() || member.paused.is_some() {
-            return Ok(());
-        }
         let node = member.node.as_mut().expect("it lives");
         let (commit, role, last) = (node.commit(), node.role(), node.last().index);
         let term = node.term();

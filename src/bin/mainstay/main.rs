@@ -36,7 +36,8 @@ fn main() -> ExitCode {
         }
     };
     let config = parsed.config;
-    let sink = Arc::new(logging::Sink::new(config.log_format, config.log_level, &config.log_outputs));
+    let sink =
+        Arc::new(logging::Sink::new(config.log_format, config.log_level, &config.log_outputs));
     for line in &parsed.log {
         sink.print(line);
     }

@@ -95,9 +95,8 @@ fn a_rotten_index_entry_is_noticed() {
 #[test]
 fn applying_over_damage_ends_the_member() {
     let mut member = harmed(Table::Keys, 0, flip);
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        member.apply(put("a", "5"))
-    }));
+    let result =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| member.apply(put("a", "5"))));
     assert!(result.is_err());
     assert!(member.store().damage().is_some());
 }

@@ -37,11 +37,8 @@ fn hashes_are_those_of_a_real_etcd() {
         target: CompareTarget::Version,
         operand: Operand::Version(0),
     };
-    let success = vec![
-        TxnOp::Put(put("c", "5")),
-        TxnOp::DeleteRange(delete("b")),
-        TxnOp::Put(put("d", "6")),
-    ];
+    let success =
+        vec![TxnOp::Put(put("c", "5")), TxnOp::DeleteRange(delete("b")), TxnOp::Put(put("d", "6"))];
     let txn = Txn { compares: vec![compare], success, failure: vec![] };
     let (outcome, _) = member.apply(Op::Txn(txn));
     assert!(matches!(outcome, Outcome::Txn(outcome) if outcome.succeeded));

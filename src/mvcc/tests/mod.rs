@@ -5,6 +5,7 @@ mod known;
 mod model;
 mod props;
 mod scripts;
+mod together;
 
 use std::collections::BTreeSet;
 

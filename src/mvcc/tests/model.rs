@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use crate::command::{
-    Compare, CompareResult, CompareTarget, DeleteRange, KeyValue, Op, OpOutcome, Operand,
-    Outcome, Put, Range, RangeOutcome, Refusal, SortOrder, SortTarget, Txn, TxnOp, TxnOutcome,
+    Compare, CompareResult, CompareTarget, DeleteRange, KeyValue, Op, OpOutcome, Operand, Outcome,
+    Put, Range, RangeOutcome, Refusal, SortOrder, SortTarget, Txn, TxnOp, TxnOutcome,
 };
 use crate::mvcc::HashKv;
 use crate::types::{LeaseId, Revision};
@@ -147,12 +147,13 @@ impl Model {
         Ok(self.rows.iter().filter(|row| row.main >= from).cloned().collect())
     }
 
-    /// What a key was before the revision of an event.
-    pub fn previous(&self, key: &Bytes, main: i64) -> Option<KeyValue> {
-        if main - 1 < self.compact {
+    /// What a key was before the revision of the event of a row.
+    pub fn previous(&self, row: &ModelRow) -> Option<KeyValue> {
+        let creates = !row.tombstone && row.kv.create_revision.0 == row.main;
+        if creates || row.main - 1 < self.compact {
             return None;
         }
-        self.at(main - 1).remove(key)
+        self.at(row.main - 1).remove(&row.kv.key)
     }
 
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, Refusal> {
@@ -356,8 +357,7 @@ impl Run<'_> {
 }
 
 fn holds(keys: &Keys, compare: &Compare) -> bool {
-    let hit: Vec<&KeyValue> =
-        keys.values().filter(|kv| compare.range.contains(&kv.key)).collect();
+    let hit: Vec<&KeyValue> = keys.values().filter(|kv| compare.range.contains(&kv.key)).collect();
     if hit.is_empty() {
         return compare.target != CompareTarget::Value && relates(compare, &KeyValue::default());
     }
@@ -439,4 +439,3 @@ fn select(keys: &Keys, request: &Range, current: i64) -> RangeOutcome {
     }
     RangeOutcome { kvs, count, more, revision }
 }
-

@@ -8,8 +8,8 @@ use proptest::sample::select;
 use super::model::Model;
 use super::{Member, bytes};
 use crate::command::{
-    Compare, CompareResult, CompareTarget, DeleteRange, Event, KeyRange, KeyValue, Op, Operand, Put,
-    Range, Refusal, SortOrder, SortTarget, Txn, TxnOp,
+    Compare, CompareResult, CompareTarget, DeleteRange, Event, KeyRange, KeyValue, Op, Operand,
+    Put, Range, Refusal, SortOrder, SortTarget, Txn, TxnOp,
 };
 use crate::mvcc::{Budget, HistoryBatch};
 use crate::types::{LeaseId, Revision};
@@ -152,27 +152,26 @@ fn compare() -> impl Strategy<Value = Compare> {
         (0..3i64).prop_map(Operand::Lease),
         Just(Operand::Nothing),
     ];
-    (key_range(), result, target, operand)
-        .prop_map(|(range, result, target, operand)| Compare { range, result, target, operand })
+    (key_range(), result, target, operand).prop_map(|(range, result, target, operand)| Compare {
+        range,
+        result,
+        target,
+        operand,
+    })
 }
 
 fn txn(writes: bool) -> impl Strategy<Value = Txn> {
     let read = (range(), prop_oneof![6 => Just(0i64), 1 => -2..30i64])
         .prop_map(|(range, revision)| TxnOp::Range(Range { revision, ..range }));
     let flat = if writes {
-        prop_oneof![
-            read,
-            put().prop_map(TxnOp::Put),
-            delete().prop_map(TxnOp::DeleteRange),
-        ]
-        .boxed()
+        prop_oneof![read, put().prop_map(TxnOp::Put), delete().prop_map(TxnOp::DeleteRange),]
+            .boxed()
     } else {
         read.boxed()
     };
     let op = flat.prop_recursive(2, 8, 2, |op| {
-        (vec(compare(), 0..2), vec(op.clone(), 0..3), vec(op, 0..2)).prop_map(
-            |(compares, success, failure)| TxnOp::Txn(Txn { compares, success, failure }),
-        )
+        (vec(compare(), 0..2), vec(op.clone(), 0..3), vec(op, 0..2))
+            .prop_map(|(compares, success, failure)| TxnOp::Txn(Txn { compares, success, failure }))
     });
     (vec(compare(), 0..2), vec(op.clone(), 0..5), vec(op, 0..3))
         .prop_map(|(compares, success, failure)| Txn { compares, success, failure })
@@ -212,7 +211,11 @@ impl World {
             }
             Step::Range(range, place) => {
                 let range = Range { revision: place.of(current), ..range };
-                assert_eq!(self.member.store().range(&range), self.model.range(&range), "{range:?}");
+                assert_eq!(
+                    self.member.store().range(&range),
+                    self.model.range(&range),
+                    "{range:?}"
+                );
             }
             Step::ReadOnly(txn) => {
                 let (got, expected) =
@@ -226,10 +229,9 @@ impl World {
                 let expected = self.model.range(&request).map(|outcome| outcome.count);
                 assert_eq!(self.member.store().count(&range, Revision(at)), expected, "{range:?}");
             }
-            Step::History(place, revisions, bytes) => self.history(
-                place.of(current).max(0),
-                Budget { revisions, bytes },
-            ),
+            Step::History(place, revisions, bytes) => {
+                self.history(place.of(current).max(0), Budget { revisions, bytes })
+            }
             Step::Hash(place) => self.hash(place.of(current)),
             Step::Flush => self.member.flush(),
             Step::Restart => self.member.restart(),
@@ -253,8 +255,7 @@ impl World {
     }
 
     fn hash(&self, revision: i64) {
-        let (got, expected) =
-            (self.member.store().hash_kv(revision), self.model.hash_kv(revision));
+        let (got, expected) = (self.member.store().hash_kv(revision), self.model.hash_kv(revision));
         assert_eq!(got, expected, "hash at {revision}");
     }
 
@@ -280,7 +281,7 @@ impl World {
         }
         assert_eq!(got.len(), expected.len(), "events from {from}");
         for (event, row) in got.iter().zip(expected) {
-            let before = self.model.previous(&row.kv.key, row.main);
+            let before = self.model.previous(&row);
             assert_eq!(store.previous(event), Ok(before), "before {event:?}");
             assert_eq!(plain(event), (row.main, row.sub, row.tombstone, row.kv));
         }
@@ -353,8 +354,13 @@ fn run(steps: Vec<Step>) {
     assert!(world.member.store().damage().is_none());
 }
 
+/// How many streams to run: enough for every day, or what the environment asks for.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(40)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
     fn the_store_answers_like_the_model(steps in vec(step(), 1..160)) {
@@ -426,4 +432,31 @@ fn a_read_below_the_compaction_is_told_so() {
     assert_eq!(member.store().range(&at(3)), Err(Refusal::Compacted(Revision(4))));
     assert!(member.store().range(&at(4)).is_ok());
     assert_eq!(member.store().range(&at(7)), Err(Refusal::FutureRevision));
+}
+
+/// Each planted defect of the store is one that the model sees.
+#[cfg(feature = "mutants")]
+#[test]
+fn planted_defects_are_seen() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+
+    let first_seen = |active: &[&str], streams: u32| {
+        let mut runner = TestRunner::deterministic();
+        (1..=streams).find(|_| {
+            let steps = vec(step(), 1..160).new_tree(&mut runner).expect("a stream").current();
+            crate::mutants::activate(active);
+            let result = std::panic::catch_unwind(|| run(steps));
+            crate::mutants::activate(&[]);
+            result.is_err()
+        })
+    };
+    std::panic::set_hook(Box::new(|_| {}));
+    assert_eq!(first_seen(&[], 10), None, "without a defect nothing is to be seen");
+    for name in ["E08", "E09", "E15", "E17", "E19", "E29"] {
+        let seen = first_seen(&[name], 400);
+        eprintln!("{name} seen in stream {seen:?}");
+        assert!(seen.is_some(), "{name} is not seen");
+    }
+    let _ = std::panic::take_hook();
 }

@@ -187,8 +187,7 @@ impl World {
                 let store = self.member.store();
                 store.check();
                 let view = store.storage().view();
-                let buckets =
-                    view.scan(Table::Counts, Bound::Unbounded, Bound::Unbounded).count();
+                let buckets = view.scan(Table::Counts, Bound::Unbounded, Bound::Unbounded).count();
                 drop(view);
                 let _ = writeln!(out, "{} live, {buckets} stored buckets", store.live_keys());
             }
@@ -246,7 +245,8 @@ impl World {
                         let _ = writeln!(out, "{revision}");
                         for event in events {
                             let prev = self.member.store().previous(event).expect("no damage");
-                            let prev = prev.map_or(String::new(), |p| format!(", was {}", show(&p)));
+                            let prev =
+                                prev.map_or(String::new(), |p| format!(", was {}", show(&p)));
                             let _ = writeln!(out, "  {}{prev}", show_event(event));
                         }
                     }
@@ -266,7 +266,8 @@ impl World {
             let id = parse_row_key(&key).expect("a row key");
             let row = Row::decode(&key, &stored).expect("a sound row");
             let body = crate::mvcc::codec::Body::parse(row.body).expect("a sound body");
-            let _ = write!(out, "{id} {}{}", shorten(body.key), if row.tombstone { " †" } else { "" });
+            let _ =
+                write!(out, "{id} {}{}", shorten(body.key), if row.tombstone { " †" } else { "" });
             if let Some(prev) = row.prev {
                 let _ = write!(out, " ← {prev}");
             }
@@ -350,7 +351,9 @@ fn parse_txn<'a>(words: &mut dyn Iterator<Item = &'a str>) -> Txn {
                 if part == "then" { &mut txn.success } else { &mut txn.failure }.push(inner);
             }
             compare if part == "if" => txn.compares.push(parse_compare(compare)),
-            op => if part == "then" { &mut txn.success } else { &mut txn.failure }.push(parse_op(op)),
+            op => {
+                if part == "then" { &mut txn.success } else { &mut txn.failure }.push(parse_op(op))
+            }
         }
     }
     txn
@@ -435,7 +438,9 @@ fn show_event(event: &Event) -> String {
             let create = if event.is_create() { " (new)" } else { "" };
             format!("{}.{sub} put {}{create}", kv.mod_revision, show(kv))
         }
-        Event::Delete { key, revision, sub, .. } => format!("{revision}.{sub} del {}", shorten(key)),
+        Event::Delete { key, revision, sub, .. } => {
+            format!("{revision}.{sub} del {}", shorten(key))
+        }
     }
 }
 
@@ -456,7 +461,8 @@ fn print_txn(outcome: &TxnOutcome, depth: usize, out: &mut String) {
         match response {
             OpOutcome::Range(range) => print_range(range, &inner, out),
             OpOutcome::Put { revision, prev } => {
-                let prev = prev.as_ref().map_or(String::new(), |prev| format!(", was {}", show(prev)));
+                let prev =
+                    prev.as_ref().map_or(String::new(), |prev| format!(", was {}", show(prev)));
                 let _ = writeln!(out, "{inner}put at {revision}{prev}");
             }
             OpOutcome::DeleteRange { revision, deleted, prevs } => {

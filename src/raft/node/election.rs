@@ -44,6 +44,15 @@ impl Node {
         self.elapsed += 1;
         self.heartbeat_elapsed += 1;
         self.tick_transfer();
+        // NB: before the quorum check, which forgets who was heard; an heir must have been.
+        let patience = self.config.election_ticks;
+        // Every other election timeout: if nobody can take over, proposals are not refused for ever.
+        if stalled / patience % 2 == 1 {
+            self.hand_leadership_over();
+        }
+        if self.role != Role::Leader {
+            return;
+        }
         if self.elapsed >= self.config.election_ticks {
             self.elapsed = 0;
             if !self.quorum_is_active() && !crate::mutant!("R29") {
@@ -52,12 +61,10 @@ impl Node {
             }
             self.peers.values_mut().for_each(|peer| peer.active = false);
         }
-        if stalled >= self.config.election_ticks && stalled % self.config.election_ticks == 0 {
-            self.hand_leadership_over();
-        }
         if self.heartbeat_elapsed >= self.config.heartbeat_ticks {
             self.heartbeat_elapsed = 0;
-            self.send_heartbeats();
+            self.peers.values_mut().for_each(|peer| peer.asked = true);
+            self.send_heartbeats(false);
         }
     }
 
@@ -114,7 +121,8 @@ impl Node {
     /// Tells whether the node may ask for votes.
     fn may_campaign(&self) -> bool {
         let id = self.config.id;
-        if !self.conf.is_voter(id) && !(crate::mutant!("R23") && self.conf.is_learner(id)) {
+        let votes = self.conf.is_voter(id) || (crate::mutant!("R23") && self.conf.is_learner(id));
+        if !votes {
             return false;
         }
         // The change is committed, so others may live by it already; a campaign under the old
@@ -221,8 +229,8 @@ impl Node {
             self.conf_pending = self.applied;
         }
         self.uncommitted_bytes = self.log.payload_bytes(self.commit, last);
+        // The first append says who leads; no heartbeat is needed beside it.
         self.append_own(Payload::Empty);
-        self.send_heartbeats();
     }
 
     /// Takes a sign of life from the leader of this term. Tells whether it may be one.

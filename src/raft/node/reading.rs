@@ -33,7 +33,7 @@ impl Node {
             // the reads wait. (Its first, empty entry is on its way.)
             let ready = self.has_committed_in_term() || crate::mutant!("R15");
             if ready && self.reads.begin_round(self.commit).is_some() {
-                self.send_heartbeats();
+                self.send_heartbeats(true);
                 self.confirm_reads(); // A single voter is its own quorum.
             }
         } else if let Some(leader) = self.leader

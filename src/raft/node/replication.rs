@@ -242,13 +242,18 @@ impl Node {
         self.log.term_at(self.commit) == Some(self.term)
     }
 
-    pub(super) fn send_heartbeats(&mut self) {
+    /// Says that this node leads: to everyone on the clock, to voters only for a read round.
+    pub(super) fn send_heartbeats(&mut self, voters_only: bool) {
         let round = self.reads.round();
         let commit = self.commit;
-        let Self { peers, out, config, term, .. } = self;
+        let Self { peers, out, config, term, conf, .. } = self;
         for (to, peer) in peers {
+            if voters_only && !conf.is_voter(*to) {
+                continue;
+            }
             // Not beyond what the peer is known to hold: its log may end in another leader's entries.
-            let message = Message::Heartbeat { commit: commit.min(peer.matched()), round };
+            let known = if crate::mutant!("R11") { commit } else { commit.min(peer.matched()) };
+            let message = Message::Heartbeat { commit: known, round };
             out.messages_now.push(Envelope { from: config.id, to: *to, term: *term, message });
         }
     }
@@ -265,9 +270,13 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.active = true;
         peer.round = peer.round.max(round);
-        peer.on_heartbeat();
-        // Something may be lost: ask whether what was sent has arrived.
-        peer.poke |= peer.matched() < last || matches!(peer.state(), PeerState::Probe { .. });
+        // Only the clock's heartbeats, not those of reads, of which there may be thousands a second:
+        // what is merely on its way is not to be sent again.
+        if std::mem::take(&mut peer.asked) {
+            peer.on_heartbeat();
+            // Something may be lost: ask whether what was sent has arrived.
+            peer.poke |= peer.matched() < last || matches!(peer.state(), PeerState::Probe { .. });
+        }
         self.confirm_reads();
     }
 
@@ -298,7 +307,9 @@ impl Sender<'_> {
         let news = next <= self.log.last().index;
         let may_send = self.peer.may_send(self.config.inflight_max, self.config.inflight_bytes_max);
         let idle_news = self.peer.poke || self.peer.commit_sent < self.commit;
-        if !(news && may_send) && !(idle_news && self.peer.may_poke()) {
+        let carries = news && may_send;
+        let pokes = idle_news && self.peer.may_poke();
+        if !carries && !pokes {
             return None;
         }
         let before = next.prev().expect("the first index is 1");
@@ -306,7 +317,7 @@ impl Sender<'_> {
             self.peer.become_snapshot();
             return Some(Sent::SnapshotNeeded);
         };
-        let (entries, bytes) = if news && may_send {
+        let (entries, bytes) = if carries {
             self.log.slice(next, self.config.append_bytes_max)
         } else {
             (Vec::new(), 0)

@@ -158,7 +158,8 @@ const PENDING_KEEP: usize = 4 << 20;
 
 impl<D: Disk> Log<D> {
     /// Creates a log for a member. `salt` is a random number; it keeps bytes of other logs, and of
-    /// clients, from ever being taken for this one's.
+    /// clients, from ever being taken for this one's. The directory is made if need be; where its
+    /// parent is new as well, making that durable is the caller's.
     pub fn create(
         disk: D,
         dir: &Path,
@@ -168,6 +169,9 @@ impl<D: Disk> Log<D> {
         salt: u64,
     ) -> Result<Self, LogError> {
         disk.create_dir_all(dir).at(dir)?;
+        if let Some(parent) = dir.parent() {
+            disk.sync_dir(parent).at(parent)?;
+        }
         let lock = lock(&disk, dir)?;
         if !segment_numbers(&disk, dir)?.is_empty() {
             return Err(LogError::Exists(dir.to_owned()));

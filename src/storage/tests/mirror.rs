@@ -99,12 +99,12 @@ fn slice(bound: &Bound<Bytes>) -> Bound<&[u8]> {
 fn check_all(storage: &Storage, mirror: &Mirror) {
     storage.check();
     let view = storage.view();
-    for table in 0..TABLES.len() {
-        let all = expected(mirror, table, &Bound::Unbounded, &Bound::Unbounded);
+    for (slot, table) in TABLES.into_iter().enumerate() {
+        let all = expected(mirror, slot, &Bound::Unbounded, &Bound::Unbounded);
         let (from, to) = (Bound::Unbounded, Bound::Unbounded);
-        assert_eq!(shown(table, view.scan(TABLES[table], from, to)), all);
+        assert_eq!(shown(slot, view.scan(table, from, to)), all);
         for (key, value) in &all {
-            assert_eq!(view.get(TABLES[table], key).expect("listed keys are found"), *value);
+            assert_eq!(view.get(table, key).expect("listed keys are found"), *value);
         }
     }
 }

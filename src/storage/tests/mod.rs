@@ -1,6 +1,9 @@
 //! Tests of the store on the real LMDB.
 
+pub(super) mod disk;
 mod mirror;
+mod script;
+mod store;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

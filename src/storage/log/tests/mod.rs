@@ -1,7 +1,6 @@
 //! Tests of the log: a model of what was acknowledged, and a disk that loses power.
 
 mod crash;
-mod disk;
 mod fixture;
 #[cfg(feature = "mutants")]
 mod mutants;
@@ -12,8 +11,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::*;
+use crate::storage::tests::disk::{self, MemDisk};
 use crate::types::{NodeId, Term};
-use disk::MemDisk;
 
 const OPTIONS: LogOptions = LogOptions { segment_bytes: 4096 };
 

@@ -8,25 +8,53 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::runtime::{Disk, DiskFile, Lock, OpenHow};
 
-pub(super) const SECTOR: usize = 512;
+pub(crate) const SECTOR: usize = 512;
 
 #[derive(Clone, Default)]
-pub(super) struct MemDisk {
+pub(crate) struct MemDisk {
     world: Arc<Mutex<World>>,
 }
 
 #[derive(Clone, Default)]
 struct World {
     inodes: Vec<Inode>,
-    names: BTreeMap<PathBuf, usize>,
-    durable_names: BTreeMap<PathBuf, usize>,
+    names: Names,
+    durable_names: Names,
     /// Changes of names that are not synced, in order.
-    renames: Vec<BTreeMap<PathBuf, usize>>,
+    changes: Vec<Change>,
     locked: BTreeSet<PathBuf>,
     /// Writes, syncs and changes of names still allowed before the power goes.
     fuse: Option<u32>,
     /// How many of them there were.
     operations: u32,
+}
+
+/// Files by path; directories are listed with [`DIR`].
+type Names = BTreeMap<PathBuf, usize>;
+
+const DIR: usize = usize::MAX;
+
+/// A change of names within one directory.
+#[derive(Clone)]
+struct Change {
+    remove: Option<PathBuf>,
+    insert: Option<(PathBuf, usize)>,
+}
+
+impl Change {
+    fn apply(&self, names: &mut Names) {
+        if let Some(path) = &self.remove {
+            names.remove(path);
+        }
+        if let Some((path, inode)) = &self.insert {
+            names.insert(path.clone(), *inode);
+        }
+    }
+
+    fn is_in(&self, dir: &Path) -> bool {
+        let path = self.insert.as_ref().map(|(path, _)| path).or(self.remove.as_ref());
+        path.and_then(|path| path.parent()) == Some(dir)
+    }
 }
 
 #[derive(Clone, Default)]
@@ -37,7 +65,7 @@ struct Inode {
 }
 
 /// What of the unsynced changes survives a power loss.
-pub(super) enum Survives<'a> {
+pub(crate) enum Survives<'a> {
     /// The sectors for which this returns true, asked in order; names as far as `names` of them.
     Sectors { sector: &'a mut dyn FnMut() -> bool, names: usize },
     /// All names, and the dirty bytes of all files up to a count of bytes.
@@ -50,17 +78,17 @@ impl MemDisk {
     }
 
     /// Lets the power go after so many more operations.
-    pub(super) fn set_fuse(&self, fuse: Option<u32>) {
+    pub(crate) fn set_fuse(&self, fuse: Option<u32>) {
         self.world().fuse = fuse;
     }
 
     /// Returns the number of operations so far.
-    pub(super) fn operations(&self) -> u32 {
+    pub(crate) fn operations(&self) -> u32 {
         self.world().operations
     }
 
     /// Returns an independent copy of the disk as it is, as after a kill of the process.
-    pub(super) fn copy(&self) -> Self {
+    pub(crate) fn copy(&self) -> Self {
         let mut world = self.world().clone();
         world.locked.clear();
         world.fuse = None;
@@ -68,31 +96,24 @@ impl MemDisk {
     }
 
     /// Returns how many sectors are dirty, and how many changes of names.
-    pub(super) fn unsynced(&self) -> (usize, usize) {
+    pub(crate) fn unsynced(&self) -> (usize, usize) {
         let world = self.world();
-        let names = world.names.values().copied().collect::<BTreeSet<_>>();
-        let held = world.durable_names.values().copied().collect::<BTreeSet<_>>();
-        let sectors = names.union(&held).map(|&i| world.inodes[i].dirty.len()).sum();
-        (sectors, world.renames.len())
+        (world.inodes.iter().map(|inode| inode.dirty.len()).sum(), world.changes.len())
     }
 
     /// Returns the disk as it is found after a power loss.
-    pub(super) fn power_loss(&self, survives: Survives<'_>) -> Self {
+    pub(crate) fn power_loss(&self, survives: Survives<'_>) -> Self {
         let copy = self.copy();
         let mut world = copy.world();
         let world = &mut *world;
         match survives {
             Survives::Sectors { sector, names } => {
-                if let Some(at) = names.checked_sub(1).filter(|_| !world.renames.is_empty()) {
-                    let at = at.min(world.renames.len() - 1);
-                    world.durable_names = world.renames[at].clone();
-                }
+                world.changes.truncate(names);
                 for inode in &mut world.inodes {
                     inode.crash(|_, _| if sector() { SECTOR } else { 0 });
                 }
             }
             Survives::Prefix(bytes) => {
-                world.durable_names = world.names.clone();
                 let mut left = bytes;
                 for inode in &mut world.inodes {
                     inode.crash(|durable, current| {
@@ -105,14 +126,20 @@ impl MemDisk {
                 }
             }
         }
+        for change in std::mem::take(&mut world.changes) {
+            change.apply(&mut world.durable_names);
+        }
+        // A file whose directory is lost cannot be found.
+        let all = world.durable_names.clone();
+        let root = Path::new("/");
+        let held = |path: &Path| path == root || all.get(path) == Some(&DIR);
+        world.durable_names.retain(|path, _| path.ancestors().skip(1).all(held));
         world.names = world.durable_names.clone();
-        world.renames.clear();
-        drop(std::mem::take(&mut world.locked));
         copy.clone()
     }
 
     /// Flips one bit of a file, for good.
-    pub(super) fn flip(&self, path: &Path, at: usize, bit: u8) {
+    pub(crate) fn flip(&self, path: &Path, at: usize, bit: u8) {
         let mut world = self.world();
         let inode = world.names[path];
         let inode = &mut world.inodes[inode];
@@ -121,14 +148,18 @@ impl MemDisk {
     }
 
     /// Returns a file's contents.
-    pub(super) fn read(&self, path: &Path) -> Vec<u8> {
+    pub(crate) fn read(&self, path: &Path) -> Vec<u8> {
         let world = self.world();
         world.inodes[world.names[path]].current.clone()
     }
 
     /// Puts a file there, durably.
-    pub(super) fn put(&self, path: &Path, bytes: Vec<u8>) {
+    pub(crate) fn put(&self, path: &Path, bytes: Vec<u8>) {
         let mut world = self.world();
+        for dir in path.ancestors().skip(1).filter(|dir| dir.parent().is_some()) {
+            world.names.insert(dir.into(), DIR);
+            world.durable_names.insert(dir.into(), DIR);
+        }
         let id = world.inodes.len();
         world.inodes.push(Inode { current: bytes.clone(), durable: bytes, dirty: BTreeSet::new() });
         world.names.insert(path.into(), id);
@@ -136,7 +167,7 @@ impl MemDisk {
     }
 
     /// Takes a file away, durably.
-    pub(super) fn lose(&self, path: &Path) {
+    pub(crate) fn lose(&self, path: &Path) {
         let mut world = self.world();
         world.names.remove(path).expect("the file is there");
         world.durable_names.remove(path);
@@ -188,8 +219,14 @@ impl World {
         }
     }
 
-    fn names_changed(&mut self) {
-        self.renames.push(self.names.clone());
+    fn change(&mut self, remove: Option<PathBuf>, insert: Option<(PathBuf, usize)>) {
+        let change = Change { remove, insert };
+        change.apply(&mut self.names);
+        self.changes.push(change);
+    }
+
+    fn find(&self, path: &Path) -> io::Result<usize> {
+        self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -198,17 +235,17 @@ impl Disk for MemDisk {
 
     fn open(&self, path: &Path, how: OpenHow) -> io::Result<MemFile> {
         let mut world = self.world();
-        let found = world.names.get(path).copied();
-        let inode = match (found, how) {
-            (Some(_), OpenHow::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
-            (Some(inode), OpenHow::Read | OpenHow::Write) => inode,
-            (None, OpenHow::Read | OpenHow::Write) => return Err(io::ErrorKind::NotFound.into()),
-            (_, OpenHow::Create | OpenHow::CreateNew) => {
+        let inode = match how {
+            OpenHow::Read | OpenHow::Write => world.find(path)?,
+            OpenHow::CreateNew if world.find(path).is_ok() => {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            OpenHow::Create | OpenHow::CreateNew => {
+                world.find(path.parent().expect("no file is the root"))?;
                 world.operate()?;
                 world.inodes.push(Inode::default());
                 let id = world.inodes.len() - 1;
-                world.names.insert(path.into(), id);
-                world.names_changed();
+                world.change(None, Some((path.into(), id)));
                 id
             }
         };
@@ -224,42 +261,57 @@ impl Disk for MemDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut world = self.world();
         world.operate()?;
-        let inode = world.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        world.names.insert(to.into(), inode);
-        world.names_changed();
+        let inode = world.find(from)?;
+        assert!(inode != DIR && from.parent() == to.parent(), "not needed so far");
+        world.change(Some(from.into()), Some((to.into(), inode)));
         Ok(())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut world = self.world();
         world.operate()?;
-        world.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
-        world.names_changed();
+        world.find(path)?;
+        world.change(Some(path.into()), None);
         Ok(())
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut world = self.world();
-        world.operate()?;
-        world.names.retain(|name, _| !name.starts_with(path));
-        world.names_changed();
+        let inside = world.names.keys().filter(|name| name.starts_with(path));
+        for name in inside.rev().cloned().collect::<Vec<_>>() {
+            world.operate()?;
+            world.change(Some(name), None);
+        }
         Ok(())
     }
 
-    fn create_dir_all(&self, _path: &Path) -> io::Result<()> {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        let mut world = self.world();
+        let missing = path.ancestors().filter(|dir| dir.parent().is_some());
+        for dir in missing.collect::<Vec<_>>().into_iter().rev() {
+            if world.find(dir).is_err() {
+                world.operate()?;
+                world.change(None, Some((dir.into(), DIR)));
+            }
+        }
         Ok(())
     }
 
-    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut world = self.world();
         world.operate()?;
-        world.durable_names = world.names.clone();
-        world.renames.clear();
+        let world = &mut *world;
+        world.changes.retain(|change| {
+            if change.is_in(dir) {
+                change.apply(&mut world.durable_names);
+            }
+            !change.is_in(dir)
+        });
         Ok(())
     }
 
     fn exists(&self, path: &Path) -> bool {
-        self.world().names.keys().any(|name| name.starts_with(path))
+        self.world().find(path).is_ok()
     }
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
@@ -280,7 +332,7 @@ impl Disk for MemDisk {
     }
 }
 
-pub(super) struct MemFile {
+pub(crate) struct MemFile {
     disk: MemDisk,
     inode: usize,
 }

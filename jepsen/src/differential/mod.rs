@@ -1,0 +1,262 @@
+//! The differential test: one random stream of requests goes to Mainstay and to an etcd, and each answer
+//! must be equal, field by field, refusals and watch events included.
+//!
+//! Requests are sent one at a time, each to both servers at once; the next is drawn when both have
+//! answered, so that the order of events is the same for both and equality is a fair demand. Both are
+//! killed and started again on their data on the way. Before whatever would make history disappear (a compaction, a
+//! crash) and once in a while, the watch streams are asked for progress, and what the watchers have said by
+//! then is compared.
+//!
+//! Vocabulary: *ours* is the server under test, *the reference* is the etcd. What may differ is in [`compare`].
+//!
+//! Left out: concurrency (the checkers of histories are for that), lease expiry (clocks), auth.
+
+mod compare;
+mod generate;
+mod request;
+mod side;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use mainstay::proto::etcdserverpb as pb;
+
+use compare::{KNOWN, Verdict, compare, shorten};
+use generate::{Generator, STREAMS};
+use request::{Answer, Request};
+use side::Side;
+
+/// The flags of `jepsen differential`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// The server under test.
+    #[arg(long, default_value = "target/release/mainstay")]
+    server: PathBuf,
+    /// The etcd to compare with.
+    #[arg(long, default_value = "/usr/bin/etcd")]
+    reference: PathBuf,
+    /// How many requests to send.
+    #[arg(long, default_value_t = 100_000)]
+    operations: u64,
+    /// The seed that the stream is drawn from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How often both servers are killed and started again.
+    #[arg(long, default_value_t = 2)]
+    restarts: u64,
+    /// Stop after so many differences.
+    #[arg(long, default_value_t = 10)]
+    differences_max: u64,
+    /// Print each request and answer from this operation on.
+    #[arg(long)]
+    show_from: Option<u64>,
+    /// Keep the data directories and logs here instead of in a temporary directory.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// A further argument for the server under test; may be repeated.
+    #[arg(long, allow_hyphen_values = true)]
+    server_argument: Vec<String>,
+}
+
+/// Runs the test. True if there was no difference.
+pub async fn run(options: Options) -> Result<bool> {
+    let temporary = tempfile::tempdir()?;
+    let directory = options.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let (ours, theirs) = (directory.join("server"), directory.join("reference"));
+    let (ours, theirs) = tokio::join!(
+        Side::start("server", &options.server, &ours, &options.server_argument, STREAMS),
+        Side::start("reference", &options.reference, &theirs, &[], STREAMS),
+    );
+    let (ours, theirs) = (ours?, theirs?);
+    println!("{} beside {}, seed {}", ours.name, theirs.name, options.seed);
+    // What neither has in common is not asked for: RangeStream came with 3.7.
+    let stream_ranges = theirs.version >= (3, 7, 0);
+    let mut run = Run {
+        generator: Generator::new(options.seed, stream_ranges),
+        ours,
+        theirs,
+        started: Instant::now(),
+        sent: 0,
+        kinds: BTreeMap::new(),
+        refused: 0,
+        events: 0,
+        hashes: 0,
+        used: vec![0; KNOWN.len()],
+        differences: 0,
+        options,
+    };
+    let outcome = run.all().await;
+    run.summary(stream_ranges);
+    outcome?;
+    Ok(run.differences == 0)
+}
+
+struct Run {
+    options: Options,
+    generator: Generator,
+    ours: Side,
+    theirs: Side,
+    started: Instant,
+    sent: u64,
+    kinds: BTreeMap<&'static str, u64>,
+    refused: u64,
+    events: usize,
+    hashes: u64,
+    used: Vec<u64>,
+    differences: u64,
+}
+
+impl Run {
+    async fn all(&mut self) -> Result<()> {
+        let mut told = Instant::now();
+        let all: Vec<_> = (0..STREAMS).collect();
+        let restart_every = self.options.operations / (self.options.restarts + 1) + 1;
+        while self.sent < self.options.operations && self.differences < self.options.differences_max {
+            let request = self.generator.request();
+            match &request {
+                Request::Compact(_) => self.level_watches(all.clone()).await,
+                // What a watcher said last before its end would depend on timing.
+                Request::WatchCancel { stream, .. } => self.level_watches(vec![*stream]).await,
+                _ if self.sent % 500 == 499 => self.level_watches(all.clone()).await,
+                _ => {}
+            }
+            self.sent += 1;
+            let compacts = matches!(request, Request::Compact(_));
+            self.ask(request).await;
+            if compacts || self.sent % 1_000 == 0 {
+                // The whole store, by its hash, where nothing is asked by chance.
+                for revision in [0, self.generator.compacted, self.generator.compacted + 1] {
+                    self.ask(Request::HashKv(pb::HashKvRequest { revision })).await;
+                }
+            }
+            if self.sent % restart_every == 0 {
+                self.level_watches(all.clone()).await;
+                let (ours, theirs) = tokio::join!(self.ours.crash(), self.theirs.crash());
+                (ours?, theirs?);
+                self.generator.crashed();
+                println!("{:>8} operations: both killed and started again", self.sent);
+                self.whole_store().await;
+            }
+            if told.elapsed() > Duration::from_secs(5) {
+                told = Instant::now();
+                println!(
+                    "{:>8} operations, {:.0}/s, revision {}, {} differences",
+                    self.sent,
+                    self.rate(),
+                    self.generator.revision,
+                    self.differences
+                );
+            }
+        }
+        if self.differences < self.options.differences_max {
+            self.level_watches(all.clone()).await;
+            self.whole_store().await;
+        }
+        Ok(())
+    }
+
+    /// Asks both, compares, and lets the generator learn.
+    async fn ask(&mut self, request: Request) {
+        let (mut ours, mut theirs) = tokio::join!(self.ours.ask(&request), self.theirs.ask(&request));
+        // The hash at a compacted revision is another one as soon as the scrub behind the compaction is done.
+        for _ in 0..20 {
+            match (&ours, &theirs) {
+                (Answer::HashKv(one), Answer::HashKv(other)) if one.compact_revision != other.compact_revision => {}
+                _ => break,
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            (ours, theirs) = tokio::join!(self.ours.ask(&request), self.theirs.ask(&request));
+        }
+        *self.kinds.entry(request.kind()).or_default() += 1;
+        if matches!(theirs, Answer::Error(_)) {
+            self.refused += 1;
+        }
+        if matches!(theirs, Answer::HashKv(_)) {
+            self.hashes += 1;
+        }
+        if let Answer::Level(streams) = &theirs {
+            self.events += streams.iter().flat_map(|level| level.events.values()).map(Vec::len).sum::<usize>();
+        }
+        if self.options.show_from.is_some_and(|from| self.sent >= from) {
+            println!("#{} {request:?}\n  ours      {ours:?}\n  reference {theirs:?}", self.sent);
+        }
+        self.generator.learn(&request, &theirs);
+        let seconds = i64::try_from(self.started.elapsed().as_secs()).expect("a run ends");
+        match compare(&request, ours, theirs, self.theirs.version, seconds) {
+            Verdict::Equal(used) => used.into_iter().for_each(|known| self.used[known] += 1),
+            Verdict::Different(lines) => {
+                self.differences += 1;
+                println!(
+                    "\nDIFFERENCE {} at operation {} (revision {}, compacted {}; - reference, + server):\n  {}\n{lines}",
+                    self.differences,
+                    self.sent,
+                    self.generator.revision,
+                    self.generator.compacted,
+                    shorten(&format!("{request:?}"), 2_000)
+                );
+            }
+        }
+    }
+
+    /// Compares what the streams' watchers have said up to now.
+    async fn level_watches(&mut self, streams: Vec<usize>) {
+        // The last stream's watchers may begin in the future, and then no progress is told there. A put that
+        // its first watcher sees is behind everything else.
+        let put = pb::PutRequest { key: "\0sentinel".into(), ..Default::default() };
+        self.ask(Request::Put(put)).await;
+        self.ask(Request::WatchLevel { streams, revision: self.generator.revision }).await;
+    }
+
+    /// Compares everything that can be read at the end of a part: all keys at several revisions, all leases.
+    async fn whole_store(&mut self) {
+        let all = pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
+        let (from, to) = (self.generator.compacted.max(1), self.generator.revision);
+        for part in 0..=20 {
+            let revision = from + (to - from) * part / 20;
+            self.ask(Request::Range(pb::RangeRequest { revision, ..all.clone() })).await;
+            self.ask(Request::HashKv(pb::HashKvRequest { revision })).await;
+        }
+        self.ask(Request::LeaseLeases).await;
+        for id in 1..60 {
+            self.ask(Request::LeaseTimeToLive(pb::LeaseTimeToLiveRequest { id, keys: true })).await;
+        }
+    }
+
+    fn rate(&self) -> f64 {
+        self.kinds.values().sum::<u64>() as f64 / self.started.elapsed().as_secs_f64()
+    }
+
+    fn summary(&self, stream_ranges: bool) {
+        println!("\nrequests by kind:");
+        for (kind, count) in &self.kinds {
+            println!("  {kind:<20} {count}");
+        }
+        if !stream_ranges {
+            println!("  range_stream         0 (the reference has none)");
+        }
+        for (known, count) in KNOWN.iter().zip(&self.used).filter(|(_, count)| **count > 0) {
+            println!("accepted {count} times: {}", known.reason);
+        }
+        if self.differences > 0 {
+            println!("last words of the server:\n{}", self.ours.last_words());
+        }
+        println!(
+            "{} operations (seed {}) at {:.0} requests/s, {} of them refused alike, {} watch events, {} hashes up to \
+             revision {}, {} restarts: {}",
+            self.sent,
+            self.options.seed,
+            self.rate(),
+            self.refused,
+            self.events,
+            self.hashes,
+            self.generator.revision,
+            self.options.restarts,
+            match self.differences {
+                0 => "no difference".to_owned(),
+                count => format!("{count} DIFFERENCES"),
+            }
+        );
+    }
+}
