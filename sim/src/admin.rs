@@ -109,6 +109,13 @@ impl Admin {
         flat(within(self.patience, client.put(request)).await)
     }
 
+    /// Compacts.
+    pub async fn compact(&mut self, member: &str, revision: i64) -> Outcome<()> {
+        let mut client = self.endpoint.kv(member);
+        let request = pb::CompactionRequest { revision, physical: false };
+        flat(within(self.patience, client.compact(request)).await).map(drop)
+    }
+
     /// Returns which of some members leads, as it says itself.
     pub async fn leader(&mut self, members: &[String]) -> Option<String> {
         let mut best: Option<(u64, String)> = None;

@@ -12,6 +12,7 @@
 //! | [`workload`] | clients, and the history they record |
 //! | [`nemesis`] | what goes wrong |
 //! | [`run`] | rough time, healing, demands, judgement |
+//! | [`scenarios`] | situations written by hand |
 //! | [`invariants`] | what must hold, beside what `jepsen/checker` judges |
 //!
 //! Determinism: each run has a fresh thread and its own simulation; all randomness is drawn from
@@ -39,6 +40,8 @@ pub mod run;
 #[cfg(madsim)]
 pub mod runtime;
 pub mod storm;
+#[cfg(madsim)]
+pub mod scenarios;
 #[cfg(madsim)]
 pub mod time;
 #[cfg(madsim)]

@@ -176,7 +176,8 @@ impl Nemesis {
             slot.disk.crash_in(u64::MAX);
             world.resume(i);
         }
-        for name in lock(&self.members).clone() {
+        let names = lock(&self.members).clone();
+        for name in names {
             if let Some(i) = world.slot(&name) {
                 world.start(i).await;
             }

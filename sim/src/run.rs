@@ -237,7 +237,7 @@ fn judge(outcome: &mut Outcome) {
     }
 }
 
-fn figures(world: &World) -> Report {
+pub(crate) fn figures(world: &World) -> Report {
     let mut disk = disk::Counters::default();
     for slot in &world.slots {
         disk.add(&slot.disk.counters());
@@ -330,8 +330,7 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
     if !base.found.any() {
         let mut admin = Admin::new(world.endpoint("judge"), Duration::from_secs(5));
         let names = lock(&members).clone();
-        let mut demands = Demands { world: &world, admin: &mut admin, names: &names, history: &history };
-        match demands.all().await {
+        match demand(&world, &mut admin, &names, &history).await {
             Ok(states) => {
                 let last = states.iter().map(|state| state.revision).max();
                 outcome.judgement.watch_complete_to = last;
@@ -352,7 +351,8 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
     outcome.report.score = *lock(&score);
     outcome.report.fired = nemesis.fired();
     outcome.report.terms = lock(&leaders).terms();
-    outcome.states = describe(&world, &members).await;
+    let names = lock(&members).clone();
+    outcome.states = describe(&world, &names).await;
     outcome
 }
 
@@ -360,7 +360,8 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
 async fn observe(mut admin: Admin, members: Members, leaders: Arc<Mutex<Leaders>>, found: Found) {
     loop {
         sleep(Duration::from_millis(150)).await;
-        for name in lock(&members).clone() {
+        let names = lock(&members).clone();
+        for name in names {
             let Ok(status) = admin.status(&name).await else { continue };
             let own = status.header.as_ref().map_or(0, |h| h.member_id);
             let broken = lock(&leaders).see(own, status.raft_term, status.leader);
@@ -372,11 +373,11 @@ async fn observe(mut admin: Admin, members: Members, leaders: Arc<Mutex<Leaders>
 }
 
 /// One line a member, and its newest log lines.
-async fn describe(world: &Arc<World>, members: &Members) -> Vec<String> {
+pub(crate) async fn describe(world: &Arc<World>, members: &[String]) -> Vec<String> {
     let mut admin = Admin::new(world.endpoint("judge"), Duration::from_secs(2));
     let mut lines = Vec::new();
     for (i, slot) in world.slots.iter().enumerate() {
-        let member = if lock(members).contains(&slot.name) { "member" } else { "not a member" };
+        let member = if members.contains(&slot.name) { "member" } else { "not a member" };
         let state = match admin.status(&slot.name).await {
             Ok(s) => format!(
                 "{:x} t{} leader {:x} i{} applied i{} r{} {}",
@@ -394,6 +395,16 @@ async fn describe(world: &Arc<World>, members: &Members) -> Vec<String> {
         lines.extend(world.logs.recent(&slot.name).into_iter().map(|line| format!("    {line}")));
     }
     lines
+}
+
+/// Demands of a healed cluster that it works and is of one mind; returns the members' states.
+pub(crate) async fn demand(
+    world: &Arc<World>,
+    admin: &mut Admin,
+    names: &[String],
+    history: &History,
+) -> Result<Vec<FinalState>, Violation> {
+    Demands { world, admin, names, history }.all().await
 }
 
 /// What is demanded of a healed cluster.

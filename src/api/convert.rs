@@ -151,25 +151,17 @@ fn branch_writes(ops: &[pb::RequestOp]) -> Checked<Writes> {
             writes.deletes.push((delete.key.clone(), delete.range_end.clone()));
         }
     }
-    let mut nested_deletes = Vec::new();
+    // NB: the order matters, as in etcd: a nested put meets this level's deletes and those of earlier
+    // nested transactions; a nested delete meets no put of an earlier one.
     for op in ops {
         let Some(Request::RequestTxn(txn)) = &op.request else { continue };
         let (success, failure) = (branch_writes(&txn.success)?, branch_writes(&txn.failure)?);
         for key in success.puts.union(&failure.puts) {
             writes.put(key)?;
         }
-        for branch in [success, failure] {
-            let nested = Writes { puts: BTreeSet::new(), deletes: branch.deletes.clone() };
-            let others = writes.puts.iter().filter(|key| !branch.puts.contains(*key));
-            for key in others {
-                if nested.deletes_key(key) {
-                    return refuse(&Refusal::DuplicateKey);
-                }
-            }
-            nested_deletes.extend(branch.deletes);
-        }
+        writes.deletes.extend(success.deletes);
+        writes.deletes.extend(failure.deletes);
     }
-    writes.deletes.extend(nested_deletes);
     for op in ops {
         if let Some(Request::RequestPut(put)) = &op.request {
             writes.put(&put.key)?;
@@ -311,4 +303,71 @@ fn op_response(outcome: OpOutcome) -> pb::ResponseOp {
         OpOutcome::Txn(outcome) => Response::ResponseTxn(txn_response(outcome, inner_header(0))),
     };
     pb::ResponseOp { response: Some(response) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pb::request_op::Request;
+
+    fn put_op(key: &'static str) -> pb::RequestOp {
+        let put = pb::PutRequest { key: key.into(), ..Default::default() };
+        pb::RequestOp { request: Some(Request::RequestPut(put)) }
+    }
+
+    fn delete_op(key: &'static str, end: &'static str) -> pb::RequestOp {
+        let delete = pb::DeleteRangeRequest {
+            key: key.into(),
+            range_end: end.into(),
+            ..Default::default()
+        };
+        pb::RequestOp { request: Some(Request::RequestDeleteRange(delete)) }
+    }
+
+    fn nested(success: Vec<pb::RequestOp>, failure: Vec<pb::RequestOp>) -> pb::RequestOp {
+        let txn = pb::TxnRequest { compare: Vec::new(), success, failure };
+        pb::RequestOp { request: Some(Request::RequestTxn(txn)) }
+    }
+
+    fn accepted(success: Vec<pb::RequestOp>) -> bool {
+        txn(pb::TxnRequest { compare: Vec::new(), success, failure: Vec::new() }, 128).is_ok()
+    }
+
+    #[test]
+    fn a_branch_writes_no_key_twice() {
+        assert!(!accepted(vec![put_op("a"), put_op("a")]));
+        assert!(!accepted(vec![put_op("b"), delete_op("a", "c")]));
+        assert!(!accepted(vec![delete_op("b", ""), put_op("b")]));
+        assert!(accepted(vec![delete_op("a", "c"), delete_op("b", "d"), put_op("d")]));
+        // etcd's scan does not see an open-ended delete.
+        assert!(accepted(vec![delete_op("a", "\0"), put_op("a")]));
+    }
+
+    #[test]
+    fn the_branches_of_a_nested_transaction_exclude_each_other() {
+        assert!(accepted(vec![nested(vec![put_op("a")], vec![put_op("a")])]));
+        assert!(accepted(vec![nested(vec![delete_op("b", "c")], vec![put_op("b/32")])]));
+        assert!(!accepted(vec![nested(vec![put_op("a")], vec![]), put_op("a")]));
+        assert!(!accepted(vec![nested(vec![], vec![put_op("a")]), nested(vec![put_op("a")], vec![])]));
+    }
+
+    #[test]
+    fn nested_deletes_meet_later_puts_only() {
+        let (delete, put) = (delete_op("a", "b"), put_op("a"));
+        assert!(!accepted(vec![nested(vec![delete.clone()], vec![]), nested(vec![put.clone()], vec![])]));
+        assert!(accepted(vec![nested(vec![put.clone()], vec![]), nested(vec![delete.clone()], vec![])]));
+        assert!(!accepted(vec![nested(vec![delete], vec![]), put]));
+    }
+
+    #[test]
+    fn sizes_and_keys_are_checked_at_every_level() {
+        let many: Vec<_> = (0..129).map(|_| delete_op("a", "b")).collect();
+        assert!(!accepted(many.clone()));
+        assert!(accepted(many[..128].to_vec()));
+        // The level above has used two of the operations.
+        assert!(!accepted(vec![delete_op("x", ""), nested(many[..127].to_vec(), vec![])]));
+        assert!(accepted(vec![delete_op("x", ""), nested(many[..126].to_vec(), vec![])]));
+        assert!(!accepted(vec![nested(vec![put_op("")], vec![])]));
+        assert!(!accepted(vec![pb::RequestOp { request: None }]));
+    }
 }

@@ -12,6 +12,7 @@
 mod channel;
 mod connection;
 mod cork;
+mod frames;
 mod glue;
 pub mod grpc;
 mod options;

@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::frames::{ACK, DATA, END_STREAM, Frames, GOAWAY, HEADERS, Head, PING, RST_STREAM};
 use crate::runtime::Instant;
 
 /// The shortest interval while no request is open.
@@ -18,18 +19,6 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Strikes a client may have.
 const STRIKES_MAX: u32 = 2;
-
-/// Bytes before a client's first frame.
-const PREFACE_LEN: usize = 24;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
 
 /// Counts the pings of one connection.
 pub(super) struct Pings {
@@ -51,7 +40,7 @@ impl Pings {
         Self {
             now: Box::new(now),
             interval_min,
-            read: Frames { skip: PREFACE_LEN, ..Frames::default() },
+            read: Frames::after_preface(),
             written: Frames::default(),
             open: BTreeSet::new(),
             newest: 0,
@@ -63,7 +52,7 @@ impl Pings {
 
     /// Sees bytes that the client has sent.
     pub(super) fn on_read(&mut self, mut bytes: &[u8]) {
-        while let Some(Head { kind, flags, stream }) = self.read.next(&mut bytes) {
+        while let Some(Head { kind, flags, stream, .. }) = self.read.next(&mut bytes) {
             match kind {
                 HEADERS if stream > self.newest => {
                     self.newest = stream;
@@ -80,7 +69,7 @@ impl Pings {
 
     /// Sees bytes that we have sent.
     pub(super) fn on_write(&mut self, mut bytes: &[u8]) {
-        while let Some(Head { kind, flags, stream }) = self.written.next(&mut bytes) {
+        while let Some(Head { kind, flags, stream, .. }) = self.written.next(&mut bytes) {
             if kind == HEADERS || kind == DATA {
                 self.answered = true;
                 if flags & END_STREAM != 0 {
@@ -123,47 +112,6 @@ impl Pings {
         frame.extend([0, 0, 0, ENHANCE_YOUR_CALM]);
         frame.extend(REASON);
         Some(frame)
-    }
-}
-
-/// The part of a frame's header that is looked at.
-struct Head {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-}
-
-/// Finds frame headers in a stream of bytes that comes in pieces of any size.
-#[derive(Default)]
-struct Frames {
-    head: [u8; 9],
-    /// Bytes of `head` seen.
-    seen: usize,
-    /// Bytes of payload still to pass.
-    skip: usize,
-}
-
-impl Frames {
-    /// Returns the next header and takes it and all before it off `bytes`; `None` at their end.
-    fn next(&mut self, bytes: &mut &[u8]) -> Option<Head> {
-        let skipped = self.skip.min(bytes.len());
-        self.skip -= skipped;
-        *bytes = &bytes[skipped..];
-        let taken = (self.head.len() - self.seen).min(bytes.len());
-        self.head[self.seen..self.seen + taken].copy_from_slice(&bytes[..taken]);
-        self.seen += taken;
-        *bytes = &bytes[taken..];
-        if self.seen < self.head.len() {
-            return None;
-        }
-        self.seen = 0;
-        let [a, b, c, kind, flags, stream @ ..] = self.head;
-        self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-        Some(Head { kind, flags, stream: u32::from_be_bytes(stream) & 0x7fff_ffff })
-    }
-
-    fn at_boundary(&self) -> bool {
-        self.seen == 0 && self.skip == 0
     }
 }
 
@@ -243,28 +191,6 @@ mod tests {
         script.wait(60);
         for fine in [true, true, false] {
             assert_eq!(!script.ping(), fine);
-        }
-    }
-
-    #[test]
-    fn frames_are_found_however_the_bytes_are_cut() {
-        let mut bytes = Vec::new();
-        for (kind, len) in [(DATA, 0), (PING, 8), (DATA, 300), (HEADERS, 70_000), (PING, 8)] {
-            let len = u32::try_from(len).expect("small");
-            bytes.extend(&len.to_be_bytes()[1..]);
-            bytes.extend([kind, 0, 0, 0, 0, 7]);
-            bytes.extend(vec![0xff; usize::try_from(len).expect("small")]);
-        }
-        for cut in [1, 2, 8, 9, 10, 1000, usize::MAX] {
-            let (mut frames, mut found) = (Frames::default(), Vec::new());
-            for mut piece in bytes.chunks(cut.min(bytes.len())) {
-                while let Some(head) = frames.next(&mut piece) {
-                    assert_eq!(head.stream, 7);
-                    found.push(head.kind);
-                }
-            }
-            assert_eq!(found, [DATA, PING, DATA, HEADERS, PING], "cut {cut}");
-            assert!(frames.at_boundary());
         }
     }
 }

@@ -11,8 +11,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-/// What an HTTP/2 client with prior knowledge sends first.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+use super::frames::PREFACE;
 
 /// The first byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 22;
