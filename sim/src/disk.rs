@@ -397,7 +397,14 @@ impl Tracked {
             }
         }
         let len_after = len_before.max(offset + data.len() as u64);
-        self.undo.push(Undo { offset, before, after: data.to_vec(), len_before, len_after, durable });
+        self.undo.push(Undo {
+            offset,
+            before,
+            after: data.to_vec(),
+            len_before,
+            len_after,
+            durable,
+        });
         Ok(())
     }
 

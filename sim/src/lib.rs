@@ -39,9 +39,9 @@ pub mod rng;
 pub mod run;
 #[cfg(madsim)]
 pub mod runtime;
-pub mod storm;
 #[cfg(madsim)]
 pub mod scenarios;
+pub mod storm;
 #[cfg(madsim)]
 pub mod time;
 #[cfg(madsim)]

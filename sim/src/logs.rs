@@ -111,7 +111,8 @@ impl Subscriber for Catcher {
         let metadata = event.metadata();
         let at = TimeHandle::try_current().map_or(0.0, |time| time.elapsed().as_secs_f64());
         let inside = TimeHandle::try_current().is_some();
-        let node: u64 = if inside { madsim::plugin::node().to_string().parse().unwrap_or(0) } else { 0 };
+        let node: u64 =
+            if inside { madsim::plugin::node().to_string().parse().unwrap_or(0) } else { 0 };
         let mut state = lock(&self.logs.state);
         let name = state.names.get(&node).cloned().unwrap_or_else(|| "clients".to_owned());
         let text = format!("{at:10.4} {name} {} {}{}", metadata.level(), line.message, line.fields);

@@ -115,7 +115,8 @@ impl Nemesis {
                 hit
             });
             let fault = fault.expect("the weights add up").0;
-            let length = Duration::from_millis(rng.between(plan.fault_length.0, plan.fault_length.1));
+            let length =
+                Duration::from_millis(rng.between(plan.fault_length.0, plan.fault_length.1));
             let strike = Strike {
                 nemesis: self.clone(),
                 rng: Rng::new(rng.next_u64(), fault.name()),
@@ -270,8 +271,12 @@ impl Strike {
             Fault::CutClients => {
                 let Some(i) = self.any() else { return false };
                 let host = self.world().slots[i].host;
-                let some: Vec<Host> =
-                    self.world().client_hosts().into_iter().filter(|_| self.rng.below(2) == 0).collect();
+                let some: Vec<Host> = self
+                    .world()
+                    .client_hosts()
+                    .into_iter()
+                    .filter(|_| self.rng.below(2) == 0)
+                    .collect();
                 let links = some.into_iter().flat_map(|c| [(c, host), (host, c)]).collect();
                 self.cut_for_a_while(links).await
             }
@@ -441,8 +446,11 @@ impl Strike {
 
     async fn swizzle(&mut self) -> bool {
         let hosts = self.hosts();
-        let mut links: Vec<(Host, Host)> =
-            hosts.iter().flat_map(|a| hosts.iter().map(move |b| (*a, *b))).filter(|(a, b)| a != b).collect();
+        let mut links: Vec<(Host, Host)> = hosts
+            .iter()
+            .flat_map(|a| hosts.iter().map(move |b| (*a, *b)))
+            .filter(|(a, b)| a != b)
+            .collect();
         if links.is_empty() {
             return false;
         }
@@ -492,7 +500,8 @@ impl Strike {
             _ => None,
         };
         if fault == Fault::DieAtPoint {
-            let points: Vec<&str> = lock(&self.world().slots[i].machine).points.keys().copied().collect();
+            let points: Vec<&str> =
+                lock(&self.world().slots[i].machine).points.keys().copied().collect();
             if points.is_empty() {
                 return;
             }
@@ -500,7 +509,11 @@ impl Strike {
             let passes = self.rng.below(10);
             self.world().die_at_point(i, point, passes, model);
         } else {
-            let n = if self.rng.below(2) == 0 { self.rng.between(1, 20) } else { self.rng.between(1, 300) };
+            let n = if self.rng.below(2) == 0 {
+                self.rng.between(1, 20)
+            } else {
+                self.rng.between(1, 300)
+            };
             self.world().die_in_call(i, n, model);
         }
         lock(&self.nemesis.planted).insert(i, fault);
@@ -665,7 +678,10 @@ impl Strike {
         lock(&self.nemesis.removed).remove(&i);
         lock(&self.nemesis.members).push(name);
         let until = self.world().time.elapsed() + CHANGE_LIMIT;
-        while !self.all_well().await && self.world().time.elapsed() < until && !self.nemesis.found.any() {
+        while !self.all_well().await
+            && self.world().time.elapsed() < until
+            && !self.nemesis.found.any()
+        {
             sleep(Duration::from_millis(300)).await;
         }
     }

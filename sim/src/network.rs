@@ -352,7 +352,10 @@ impl State {
     }
 
     fn connections_of(&self, host: Host) -> Vec<(u64, usize)> {
-        let sides = self.connections.iter().flat_map(|(id, c)| [(*id, 0, c.hosts[0]), (*id, 1, c.hosts[1])]);
+        let sides = self
+            .connections
+            .iter()
+            .flat_map(|(id, c)| [(*id, 0, c.hosts[0]), (*id, 1, c.hosts[1])]);
         sides.filter(|(_, _, h)| *h == host).map(|(id, side, _)| (id, side)).collect()
     }
 }
@@ -488,7 +491,13 @@ impl State {
     }
 
     /// A SYN arrived: makes the connection, or says why not. The far side is for the listener.
-    fn establish(&mut self, network: &Network, from: Host, to: Host, port: u16) -> Option<[SimStream; 2]> {
+    fn establish(
+        &mut self,
+        network: &Network,
+        from: Host,
+        to: Host,
+        port: u16,
+    ) -> Option<[SimStream; 2]> {
         if self.listeners.get(&(to, port)).is_none_or(mpsc::UnboundedSender::is_closed) {
             self.counters.refused += 1;
             return None;

@@ -22,9 +22,9 @@ fn splitmix(seed: &mut u64) -> u64 {
 impl Rng {
     /// Seeds the stream named `purpose` of a run.
     pub fn new(seed: u64, purpose: &str) -> Self {
-        let mut mixed = purpose
-            .bytes()
-            .fold(seed ^ 0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let mut mixed = purpose.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+        });
         Self { state: std::array::from_fn(|_| splitmix(&mut mixed)) }
     }
 

@@ -206,7 +206,9 @@ fn activate(names: &[String]) {
 
 fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned()
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without words")
+        .to_owned()
 }
 
 fn forget(world: &World) {
@@ -278,7 +280,8 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
         stop: stop.clone(),
         score: score.clone(),
     };
-    let (stop_clients, stop_watchers) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let (stop_clients, stop_watchers) =
+        (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     for i in 0..world.slots.len().min(plan.members as usize) {
         world.start(i).await;
     }
@@ -464,7 +467,11 @@ impl Demands<'_> {
             let mut seen = Vec::new();
             for name in self.names {
                 match self.admin.status(name).await {
-                    Ok(s) => seen.push((s.raft_applied_index, s.leader, s.header.map_or(0, |h| h.revision))),
+                    Ok(s) => seen.push((
+                        s.raft_applied_index,
+                        s.leader,
+                        s.header.map_or(0, |h| h.revision),
+                    )),
                     Err(error) => last = format!("{name}: {error}"),
                 }
             }
@@ -482,7 +489,8 @@ impl Demands<'_> {
         let mut states = Vec::new();
         let mut compacted = 0;
         for name in self.names {
-            let mut state = FinalState { node: workload::number(name), revision, ..FinalState::default() };
+            let mut state =
+                FinalState { node: workload::number(name), revision, ..FinalState::default() };
             let hash = self.ask(name, revision).await?;
             state.hash = Some(hash.0);
             state.compact_revision = hash.1;

@@ -121,7 +121,10 @@ mod tests {
             let before = time.elapsed();
             sleep(Duration::from_micros(100)).await;
             let took = time.elapsed() - before;
-            assert!(took >= Duration::from_micros(100) && took < Duration::from_micros(102), "{took:?}");
+            assert!(
+                took >= Duration::from_micros(100) && took < Duration::from_micros(102),
+                "{took:?}"
+            );
             assert_eq!(within(Duration::from_millis(1), std::future::pending::<()>()).await, None);
             assert_eq!(within(Duration::from_millis(1), async { 7 }).await, Some(7));
         });

@@ -47,7 +47,8 @@ impl Trace {
     pub fn note(&self, what: &str, numbers: [u64; 3]) {
         let now = u64::try_from(self.time.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let mut state = lock(&self.state);
-        let mut hash = what.bytes().fold(mix(state.hash, now), |h, b| h.rotate_left(5) ^ u64::from(b));
+        let mut hash =
+            what.bytes().fold(mix(state.hash, now), |h, b| h.rotate_left(5) ^ u64::from(b));
         for number in numbers {
             hash = mix(hash, number);
         }

@@ -122,7 +122,8 @@ impl World {
     /// Makes the machines of a plan, with spare ones beside; nothing runs yet.
     pub fn new(plan: Plan, spares: u32, logs: Logs) -> Arc<Self> {
         let trace = Trace::new();
-        let network = Network::new(plan.network.clone(), Rng::new(plan.seed, "network"), trace.clone());
+        let network =
+            Network::new(plan.network.clone(), Rng::new(plan.seed, "network"), trace.clone());
         let dir = crate::temporary_dir();
         let handle = Handle::current();
         let urls: Vec<String> =
@@ -158,7 +159,15 @@ impl World {
                 }
                 state.phase = Phase::Ended(End::Crashed);
             });
-            slots.push(Slot { name, host, disk, machine, node, state, turn: tokio::sync::Mutex::default() });
+            slots.push(Slot {
+                name,
+                host,
+                disk,
+                machine,
+                node,
+                state,
+                turn: tokio::sync::Mutex::default(),
+            });
         }
         let clients_disk = new_disk(dir.path(), "clients", &trace);
         Arc::new(Self {

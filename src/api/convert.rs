@@ -316,11 +316,8 @@ mod tests {
     }
 
     fn delete_op(key: &'static str, end: &'static str) -> pb::RequestOp {
-        let delete = pb::DeleteRangeRequest {
-            key: key.into(),
-            range_end: end.into(),
-            ..Default::default()
-        };
+        let delete =
+            pb::DeleteRangeRequest { key: key.into(), range_end: end.into(), ..Default::default() };
         pb::RequestOp { request: Some(Request::RequestDeleteRange(delete)) }
     }
 
@@ -348,14 +345,23 @@ mod tests {
         assert!(accepted(vec![nested(vec![put_op("a")], vec![put_op("a")])]));
         assert!(accepted(vec![nested(vec![delete_op("b", "c")], vec![put_op("b/32")])]));
         assert!(!accepted(vec![nested(vec![put_op("a")], vec![]), put_op("a")]));
-        assert!(!accepted(vec![nested(vec![], vec![put_op("a")]), nested(vec![put_op("a")], vec![])]));
+        assert!(!accepted(vec![
+            nested(vec![], vec![put_op("a")]),
+            nested(vec![put_op("a")], vec![])
+        ]));
     }
 
     #[test]
     fn nested_deletes_meet_later_puts_only() {
         let (delete, put) = (delete_op("a", "b"), put_op("a"));
-        assert!(!accepted(vec![nested(vec![delete.clone()], vec![]), nested(vec![put.clone()], vec![])]));
-        assert!(accepted(vec![nested(vec![put.clone()], vec![]), nested(vec![delete.clone()], vec![])]));
+        assert!(!accepted(vec![
+            nested(vec![delete.clone()], vec![]),
+            nested(vec![put.clone()], vec![])
+        ]));
+        assert!(accepted(vec![
+            nested(vec![put.clone()], vec![]),
+            nested(vec![delete.clone()], vec![])
+        ]));
         assert!(!accepted(vec![nested(vec![delete], vec![]), put]));
     }
 

@@ -420,11 +420,12 @@ impl Clock {
             let rest = timer.deadline.saturating_sub(now);
             // NB: nothing is reported behind a reset that a renewal waits for, or the renewal would find the
             // remainder again, wait again, and so on as long as the client is unlucky.
-            if timer.reset == Reset::No && timer.reporting == 0 {
-                if let Some(millis) = remainder(rest, timer.ttl) {
-                    timer.reporting += 1;
-                    leases.push((id, timer.mark, millis));
-                }
+            if timer.reset == Reset::No
+                && timer.reporting == 0
+                && let Some(millis) = remainder(rest, timer.ttl)
+            {
+                timer.reporting += 1;
+                leases.push((id, timer.mark, millis));
             }
         }
         leases

@@ -198,10 +198,7 @@ impl<R: Runtime> Transport for GrpcTransport<R> {
         let mut peers = lock(&self.inner.peers);
         peers.retain(|id, peer| addresses.get(id) == Some(&peer.address));
         for (id, address) in addresses {
-            if !peers.contains_key(&id) {
-                let peer = self.start_peer(id, address);
-                peers.insert(id, peer);
-            }
+            peers.entry(id).or_insert_with(|| self.start_peer(id, address));
         }
     }
 

@@ -105,7 +105,8 @@ fn a_full_disk_takes_overwrites_only() {
         file.write_at(b"0123", 0).unwrap();
         host.set_full(true);
         file.write_at(b"ab", 2).unwrap();
-        let full = |result: io::Result<()>| result.unwrap_err().raw_os_error() == Some(libc::ENOSPC);
+        let full =
+            |result: io::Result<()>| result.unwrap_err().raw_os_error() == Some(libc::ENOSPC);
         assert!(full(file.write_at(b"x", 4)) && full(file.set_len(5)));
         assert!(full(disk.open(&host.root().join("g"), OpenHow::CreateNew).map(drop)));
         assert_eq!(disk.free_bytes(host.root()).unwrap(), 0);

@@ -42,7 +42,7 @@ pub fn check(records: &[Record]) -> Option<Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use checker::op::{Header, Operation, PutReply, Put, Reply};
+    use checker::op::{Header, Operation, Put, PutReply, Reply};
 
     fn history(replies: &[(u64, i64)]) -> Vec<Record> {
         let mut records = Vec::new();

@@ -15,7 +15,8 @@ pub(super) fn run(options: &Options) -> Held {
         }
         let i = scene.at(&leader);
         scene.world.slots[i].disk.set_full(true);
-        let other = scene.names.iter().find(|name| **name != leader).cloned().expect("three members");
+        let other =
+            scene.names.iter().find(|name| **name != leader).cloned().expect("three members");
         // Whatever becomes of the member without room, the other two are a quorum.
         scene.put_until_done(&other, "k", Duration::from_secs(30)).await?;
         for _ in 0..100 {

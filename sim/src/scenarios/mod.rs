@@ -194,7 +194,12 @@ impl Scene {
     }
 
     /// Puts through a member until it is acknowledged, and returns how long that took.
-    async fn put_until_done(&mut self, name: &str, key: &str, limit: Duration) -> Result<Duration, Violation> {
+    async fn put_until_done(
+        &mut self,
+        name: &str,
+        key: &str,
+        limit: Duration,
+    ) -> Result<Duration, Violation> {
         let began = self.world.time.elapsed();
         while !self.put(name, key).await {
             let took = self.world.time.elapsed() - began;

@@ -13,7 +13,8 @@ pub(super) fn run(options: &Options) -> Held {
     play(plan, options, async |scene| {
         scene.raise().await?;
         let leader = scene.leader().await?;
-        let away = scene.names.iter().find(|name| **name != leader).cloned().expect("three members");
+        let away =
+            scene.names.iter().find(|name| **name != leader).cloned().expect("three members");
         scene.put(&leader, "k").await;
         scene.world.kill(scene.at(&away)).await;
         let keys = ["a", "b", "c", "d"];

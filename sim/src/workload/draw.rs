@@ -3,11 +3,11 @@
 //! Keys come from a small space, so that clients meet; each value is unique, so that a checker can tell
 //! who wrote it. Lease ids are chosen here and never used twice.
 
+use checker::blob::Blob;
 use checker::op::{
     Compact, Compare, CompareResult, DeleteRange, LeaseGrant, LeaseKeepAlive, LeaseRevoke,
     LeaseTimeToLive, Operation, Put, Range, SortOrder, SortTarget, Target, Txn,
 };
-use checker::blob::Blob;
 
 use crate::plan::{Kind, Load};
 use crate::rng::Rng;
@@ -77,9 +77,7 @@ impl Draw {
         match kind {
             Kind::Put => Operation::Put(self.put()),
             Kind::Get => Operation::Range(self.range()),
-            Kind::SerializableGet => {
-                Operation::Range(Range { serializable: true, ..self.range() })
-            }
+            Kind::SerializableGet => Operation::Range(Range { serializable: true, ..self.range() }),
             Kind::HistoricalGet => {
                 let back = i64::try_from(self.rng.below(50)).unwrap_or(0);
                 let revision = (self.revision - back).max(1);
@@ -104,7 +102,9 @@ impl Draw {
                 self.next += 1;
                 let id = i64::try_from((self.client + 1) << 32 | self.next).unwrap_or(1);
                 let (low, high) = self.load.ttl;
-                let ttl = low + i64::try_from(self.rng.below(u64::try_from(high - low + 1).unwrap_or(1))).unwrap_or(0);
+                let ttl = low
+                    + i64::try_from(self.rng.below(u64::try_from(high - low + 1).unwrap_or(1)))
+                        .unwrap_or(0);
                 Operation::LeaseGrant(LeaseGrant { id, ttl })
             }
             Kind::KeepAlive => match self.lease() {
@@ -267,7 +267,11 @@ impl Draw {
                     if !written.contains(&key) {
                         written.push(key.clone());
                         let range_end = Blob::default();
-                        ops.push(Operation::DeleteRange(DeleteRange { key, range_end, prev_kv: true }));
+                        ops.push(Operation::DeleteRange(DeleteRange {
+                            key,
+                            range_end,
+                            prev_kv: true,
+                        }));
                     }
                 }
                 _ => {

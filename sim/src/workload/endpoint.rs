@@ -120,9 +120,7 @@ impl Endpoint {
     async fn send(&mut self, member: &str, op: &Operation) -> Result<Reply, Status> {
         let mut kv = self.kv(member);
         match op {
-            Operation::Put(put) => {
-                Ok(wire::put_reply(kv.put(wire::put(put)).await?.get_ref()))
-            }
+            Operation::Put(put) => Ok(wire::put_reply(kv.put(wire::put(put)).await?.get_ref())),
             Operation::Range(range) => {
                 Ok(wire::range_reply(kv.range(wire::range(range)).await?.get_ref()))
             }
@@ -130,9 +128,7 @@ impl Endpoint {
                 let reply = kv.delete_range(wire::delete_range(delete)).await?;
                 Ok(wire::delete_range_reply(reply.get_ref()))
             }
-            Operation::Txn(txn) => {
-                Ok(wire::txn_reply(kv.txn(wire::txn(txn)).await?.get_ref()))
-            }
+            Operation::Txn(txn) => Ok(wire::txn_reply(kv.txn(wire::txn(txn)).await?.get_ref())),
             Operation::Compact(compact) => {
                 let (revision, physical) = (compact.revision, compact.physical);
                 let reply = kv.compact(pb::CompactionRequest { revision, physical }).await?;
@@ -151,16 +147,14 @@ impl Endpoint {
             Operation::LeaseKeepAlive(keep) => {
                 let (send, requests) = Requests::new();
                 let _ = send.send(pb::LeaseKeepAliveRequest { id: keep.id });
-                let mut replies =
-                    self.lease(member).lease_keep_alive(requests).await?.into_inner();
+                let mut replies = self.lease(member).lease_keep_alive(requests).await?.into_inner();
                 let reply = replies.message().await?;
                 reply
                     .map(|reply| wire::keep_alive_reply(&reply))
                     .ok_or_else(|| Status::unavailable("the stream ended"))
             }
             Operation::LeaseTimeToLive(question) => {
-                let request =
-                    pb::LeaseTimeToLiveRequest { id: question.id, keys: question.keys };
+                let request = pb::LeaseTimeToLiveRequest { id: question.id, keys: question.keys };
                 let reply = self.lease(member).lease_time_to_live(request).await?;
                 Ok(wire::time_to_live_reply(reply.get_ref()))
             }
