@@ -148,7 +148,8 @@ impl Run {
             if self.sent % restart_every == 0 {
                 self.level_watches(all.clone()).await;
                 let (ours, theirs) = tokio::join!(self.ours.crash(), self.theirs.crash());
-                (ours?, theirs?);
+                ours?;
+                theirs?;
                 self.generator.crashed();
                 println!("{:>8} operations: both killed and started again", self.sent);
                 self.whole_store().await;

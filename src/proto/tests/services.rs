@@ -96,10 +96,10 @@ fn methods(generated: &'static str) -> Vec<(String, &'static str)> {
     for line in generated.lines().map(str::trim) {
         if let Some(arm) = line.strip_prefix('"').and_then(|rest| rest.strip_suffix("\" => {")) {
             path = Some(arm.to_owned());
-        } else if let Some((_, rest)) = line.split_once("tonic::server::") {
-            if let Some((kind, _)) = rest.split_once('<') {
-                found.extend(path.take().map(|path| (path, kind)));
-            }
+        } else if let Some((_, rest)) = line.split_once("tonic::server::")
+            && let Some((kind, _)) = rest.split_once('<')
+        {
+            found.extend(path.take().map(|path| (path, kind)));
         }
     }
     assert_eq!(path, None, "an arm without its kind");
