@@ -79,6 +79,7 @@ pub(super) async fn connection<R, S, B>(
     let service = Tagged { service: TowerToHyperService::new(service), caller: Arc::new(caller) };
     let result = match version {
         http::Version::HTTP_2 => {
+            cork.correct_authorities();
             if !secure {
                 let runtime = shared.runtime.clone();
                 cork.count(Pings::new(move || runtime.now(), shared.options.ping_interval_min));

@@ -9,6 +9,9 @@
 //! The wrapper has two ends on one socket: [`Corked`] is what HTTP reads and writes, [`Cork`] what
 //! the task holds. Over TLS the cork is on the plaintext side, so that records are filled as well.
 //!
+//! All of a connection's plaintext comes by here, so this is also where [pings](super::pings) are
+//! counted and where [authorities](super::authority) are corrected.
+//!
 //! Invariants:
 //! - Bytes reach the socket in the order written, each once.
 //! - At [`BUFFER_MAX`] unwritten bytes, writes wait for the socket: memory is bounded, and the wait
@@ -31,6 +34,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::authority::Authorities;
 use super::pings::Pings;
 
 /// Unwritten bytes at which writes begin to wait.
@@ -64,6 +68,10 @@ struct Shared<S> {
     released: bool,
     /// Sees all that passes, on connections where pings are counted.
     pings: Option<Pings>,
+    /// Corrects what is read, on connections that may be in need of it.
+    authorities: Option<Authorities>,
+    /// What was let through by `authorities` and waits to be read, before all else.
+    corrected: BytesMut,
 }
 
 /// Puts a cork on a socket. `ahead` is read before the socket's own bytes.
@@ -76,6 +84,8 @@ pub fn cork<S>(socket: S, ahead: Bytes) -> (Cork<S>, Corked<S>) {
         failed: None,
         released: false,
         pings: None,
+        authorities: None,
+        corrected: BytesMut::new(),
     }));
     (Cork(shared.clone()), Corked(shared))
 }
@@ -104,6 +114,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Cork<S> {
     /// Counts pings from now on, which must be before the first byte passes.
     pub(super) fn count(&self, pings: Pings) {
         lock(&self.0).pings = Some(pings);
+    }
+
+    /// Corrects a client's authorities, which must be asked for before the first byte passes.
+    pub(super) fn correct_authorities(&self) {
+        lock(&self.0).authorities = Some(Authorities::new());
     }
 
     /// If the client has pinged too often, queues the last frame it gets, and says so.
@@ -176,6 +191,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shared<S> {
         }
     }
 
+    /// Hands on bytes just read, of which there are none at the stream's end. Says whether HTTP has
+    /// been given what it asked for; if not, there may be something in `corrected`, or too little
+    /// was read.
+    fn hand_on(&mut self, bytes: &[u8], buf: &mut ReadBufCursor<'_>) -> bool {
+        self.on_read(bytes);
+        let Some(authorities) = &mut self.authorities else {
+            buf.put_slice(bytes);
+            return true;
+        };
+        authorities.pass(bytes, &mut self.corrected);
+        if bytes.is_empty() {
+            authorities.end(&mut self.corrected);
+        }
+        if bytes.is_empty() || authorities.are_fine() {
+            self.authorities = None;
+        }
+        bytes.is_empty() && self.corrected.is_empty()
+    }
+
     fn check(&self) -> io::Result<()> {
         self.failed.map_or(Ok(()), |kind| Err(kind.into()))
     }
@@ -195,23 +229,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Read for Corked<S> {
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let mut shared = lock(&self.0);
-        if !shared.ahead.is_empty() {
-            let n = shared.ahead.len().min(buf.remaining());
-            let ahead = shared.ahead.split_to(n);
-            shared.on_read(&ahead);
-            buf.put_slice(&ahead);
-            return Poll::Ready(Ok(()));
+        let room = buf.remaining().min(READ_MAX);
+        loop {
+            if room == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            if !shared.corrected.is_empty() {
+                let n = shared.corrected.len().min(room);
+                buf.put_slice(&shared.corrected.split_to(n));
+                if shared.corrected.is_empty() {
+                    shared.corrected = BytesMut::new();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let done = if shared.ahead.is_empty() {
+                // NB: hyper's cursor can't be advanced over bytes it did not see written without
+                // `unsafe`, and zeroing its buffer for each read costs more than this copy of what
+                // was really read.
+                SCRATCH.with_borrow_mut(|scratch| {
+                    let mut into = ReadBuf::new(&mut scratch[..room]);
+                    ready!(Pin::new(&mut shared.socket).poll_read(cx, &mut into))?;
+                    Poll::Ready(io::Result::Ok(shared.hand_on(into.filled(), &mut buf)))
+                })
+            } else {
+                let n = shared.ahead.len().min(room);
+                let ahead = shared.ahead.split_to(n);
+                Poll::Ready(Ok(shared.hand_on(&ahead, &mut buf)))
+            };
+            if ready!(done)? {
+                return Poll::Ready(Ok(()));
+            }
         }
-        // NB: hyper's cursor can't be advanced over bytes it did not see written without `unsafe`,
-        // and zeroing its buffer for each read costs more than this copy of what was really read.
-        SCRATCH.with_borrow_mut(|scratch| {
-            let room = buf.remaining().min(READ_MAX);
-            let mut into = ReadBuf::new(&mut scratch[..room]);
-            ready!(Pin::new(&mut shared.socket).poll_read(cx, &mut into))?;
-            shared.on_read(into.filled());
-            buf.put_slice(into.filled());
-            Poll::Ready(Ok(()))
-        })
     }
 }
 
@@ -383,6 +431,26 @@ mod tests {
             seen.extend_from_slice(buf.filled());
         }
         assert_eq!(seen, b"aheadsocket");
+    }
+
+    #[test]
+    fn bytes_held_back_for_correction_are_waited_for_and_the_end_sets_them_free() {
+        let begun = [crate::net::frames::PREFACE, &[0, 0, 9, 1, 4, 0, 0, 0, 1, 0x83]].concat();
+        let (cork, mut corked) = cork(tokio::io::empty(), begun.clone().into());
+        cork.correct_authorities();
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut seen = Vec::new();
+        loop {
+            let mut room = [0; 7];
+            let mut buf = hyper::rt::ReadBuf::new(&mut room);
+            let read = Pin::new(&mut corked).poll_read(cx, buf.unfilled());
+            assert!(matches!(read, Poll::Ready(Ok(()))));
+            if buf.filled().is_empty() {
+                break;
+            }
+            seen.extend_from_slice(buf.filled());
+        }
+        assert_eq!(seen, begun);
     }
 
     #[test]

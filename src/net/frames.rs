@@ -14,9 +14,13 @@ pub(super) const HEADERS: u8 = 1;
 pub(super) const RST_STREAM: u8 = 3;
 pub(super) const PING: u8 = 6;
 pub(super) const GOAWAY: u8 = 7;
+pub(super) const CONTINUATION: u8 = 9;
 
 pub(super) const END_STREAM: u8 = 1;
 pub(super) const ACK: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
+pub(super) const PADDED: u8 = 8;
+pub(super) const PRIORITY: u8 = 0x20;
 
 /// A frame's header.
 #[derive(Clone, Copy)]
@@ -35,6 +39,14 @@ impl Head {
         let len = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         let stream = u32::from_be_bytes([s0, s1, s2, s3]) & 0x7fff_ffff;
         Some(Self { len, kind, flags, stream })
+    }
+
+    /// Writes the header to the end of `out`.
+    pub(super) fn write(self, out: &mut Vec<u8>) {
+        let len = u32::try_from(self.len).expect("a frame's length has 24 bits");
+        out.extend(&len.to_be_bytes()[1..]);
+        out.extend([self.kind, self.flags]);
+        out.extend(self.stream.to_be_bytes());
     }
 }
 

@@ -9,12 +9,14 @@
 //!
 //! What a request means is no concern of this module's, and neither is what goes to whom.
 
+mod authority;
 mod channel;
 mod connection;
 mod cork;
 mod frames;
 mod glue;
 pub mod grpc;
+mod hpack;
 mod options;
 mod pings;
 mod serve;

@@ -13,12 +13,13 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::rt::{Read, Write};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
+use super::frames::{DATA, END_HEADERS, END_STREAM, HEAD_LEN, HEADERS, Head, PREFACE};
 use super::grpc::{Grpc, Split};
 use super::tls::tests::{Ask, Authority, clock, version_1};
 use super::tls::{ClientTls, ClientTlsOptions, ServerTls, ServerTlsOptions};
@@ -36,7 +37,7 @@ fn run<F: Future>(main: impl FnOnce(Tokio) -> F) -> F::Output {
 }
 
 /// A gRPC service of bytes: `Unary` echoes, `Hang` never answers, `Slow` answers when told to, `Who`
-/// names the caller, `Endless` streams one message and then nothing.
+/// names the caller, `Where` the request's authority, `Endless` streams one message and then nothing.
 #[derive(Clone)]
 struct Echo {
     go: Arc<Notify>,
@@ -63,9 +64,10 @@ impl Service<Request<tonic::body::Body>> for Echo {
             let codec = ProstCodec::<Bytes, Bytes>::default();
             let mut grpc = tonic::server::Grpc::new(codec).max_decoding_message_size(1000);
             let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+            let authority = request.uri().authority().map(ToString::to_string);
             match method.as_str() {
-                "Unary" | "Hang" | "Slow" | "Who" => {
-                    Ok(grpc.unary(Method { this, method }, request).await)
+                "Unary" | "Hang" | "Slow" | "Who" | "Where" => {
+                    Ok(grpc.unary(Method { this, method, authority }, request).await)
                 }
                 "Endless" => Ok(grpc.server_streaming(Endless, request).await),
                 _ => Ok(Status::unimplemented("").into_http()),
@@ -77,6 +79,7 @@ impl Service<Request<tonic::body::Body>> for Echo {
 struct Method {
     this: Echo,
     method: String,
+    authority: Option<String>,
 }
 
 impl tonic::server::UnaryService<Bytes> for Method {
@@ -86,6 +89,7 @@ impl tonic::server::UnaryService<Bytes> for Method {
     fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
         let (go, method) = (self.this.go.clone(), self.method.clone());
         let entered = self.this.entered.clone();
+        let authority = self.authority.clone().unwrap_or_default();
         Box::pin(async move {
             let told = go.notified();
             // Most tests do not care.
@@ -93,6 +97,7 @@ impl tonic::server::UnaryService<Bytes> for Method {
             match method.as_str() {
                 "Hang" => std::future::pending().await,
                 "Slow" => told.await,
+                "Where" => return Ok(tonic::Response::new(authority.into())),
                 "Who" => {
                     let caller = request.extensions().get::<Arc<Caller>>().expect("a caller");
                     let identity = request.extensions().get::<PeerIdentity>();
@@ -467,13 +472,13 @@ fn refusals_after_the_handshake_go_by_revocation_names_and_address() {
     });
 }
 
-/// Does a TLS handshake that offers `protocols`, and returns what was agreed.
-async fn agree(
+/// Does a TLS handshake that offers `protocols`.
+async fn handshake(
     rt: &Tokio,
     to: &Address,
     ca: &Authority,
     protocols: &[&str],
-) -> std::io::Result<(Option<Vec<u8>>, String)> {
+) -> std::io::Result<tokio_rustls::client::TlsStream<<Tokio as Runtime>::Stream>> {
     let mut roots = rustls::RootCertStore::empty();
     let pem = std::fs::read(ca.ca_file())?;
     for der in rustls_pki_types::pem::PemObject::pem_slice_iter(&pem) {
@@ -488,8 +493,17 @@ async fn agree(
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     let name = rustls_pki_types::ServerName::try_from("localhost").expect("name");
     let stream = rt.connect(to).await?;
-    let mut stream =
-        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// Does a TLS handshake that offers `protocols`, and returns what was agreed.
+async fn agree(
+    rt: &Tokio,
+    to: &Address,
+    ca: &Authority,
+    protocols: &[&str],
+) -> std::io::Result<(Option<Vec<u8>>, String)> {
+    let mut stream = handshake(rt, to, ca, protocols).await?;
     let agreed = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
     let mut answer = String::new();
     if agreed.is_none() {
@@ -761,5 +775,72 @@ fn an_upgraded_connection_is_flushed_by_its_handler() {
             stream.read_exact(&mut echoed).await.expect("read");
             assert_eq!(&echoed, word);
         }
+    });
+}
+
+/// A block of headers that asks for `/test.Echo/Where`, its authority spelled as given.
+fn asking(authority: &[u8]) -> Vec<u8> {
+    let path = b"/test.Echo/Where";
+    let mut block = vec![0x83, 0x86, 0x04, u8::try_from(path.len()).expect("short")];
+    block.extend(path);
+    block.extend(authority);
+    block.extend(b"\x0f\x10\x10application/grpc\x00\x02te\x08trailers");
+    block
+}
+
+/// Sends frames of a request and returns the message it is answered with.
+async fn answered<S>(stream: &mut S, id: u32, block: &[u8]) -> String
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let message = [0; 5];
+    let mut frames = Vec::new();
+    let head = |kind, flags, len| Head { len, kind, flags, stream: id };
+    head(HEADERS, END_HEADERS, block.len()).write(&mut frames);
+    frames.extend(block);
+    head(DATA, END_STREAM, message.len()).write(&mut frames);
+    frames.extend(message);
+    // In two pieces, cut within the block.
+    let (one, two) = frames.split_at(HEAD_LEN + block.len() / 2);
+    for piece in [one, two] {
+        stream.write_all(piece).await.expect("write");
+        stream.flush().await.expect("flush");
+    }
+    loop {
+        let mut head = [0; HEAD_LEN];
+        stream.read_exact(&mut head).await.expect("a frame");
+        let head = Head::read(&head).expect("a head");
+        let mut payload = vec![0; head.len];
+        stream.read_exact(&mut payload).await.expect("a payload");
+        if head.stream == id && head.kind == DATA {
+            return String::from_utf8(payload.split_off(message.len())).expect("text");
+        }
+        assert!(head.stream == 0 || head.kind == HEADERS, "frame {}: {payload:?}", head.kind);
+    }
+}
+
+/// Sends requests of a client that says URL for authority, and one that takes it from the table.
+async fn old_client<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+    stream.write_all(PREFACE).await.expect("write");
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("settings");
+    // `http://127.0.0.1:24379` in Huffman code, to be indexed; then by its index, behind another.
+    let coded = b"A\x90\x9d)\xae\xe3\x0c\x04N\xae\x05\xc0\xb8n\t\xa6]\x7f";
+    assert_eq!(answered(stream, 1, &asking(coded)).await, "127.0.0.1:24379");
+    assert_eq!(answered(stream, 3, &asking(b"\xbe\x40\x01x\x01y")).await, "127.0.0.1:24379");
+    assert_eq!(answered(stream, 5, &asking(b"\xbf")).await, "127.0.0.1:24379");
+    assert_eq!(answered(stream, 7, &asking(b"\x01\x0ehttps://host:1")).await, "host:1");
+    assert_eq!(answered(stream, 9, &asking(b"\x01\x04host")).await, "host");
+}
+
+#[test]
+fn a_client_that_says_url_for_authority_is_understood() {
+    run(|rt| async move {
+        let server = plain(&rt).await;
+        let mut stream = rt.connect(server.serving.address()).await.expect("connect");
+        old_client(&mut stream).await;
+        let ca = Authority::new("ca");
+        let server = secure(&rt, ca.server()).await;
+        let stream = handshake(&rt, server.serving.address(), &ca, &["h2"]).await;
+        old_client(&mut stream.expect("connect")).await;
     });
 }
