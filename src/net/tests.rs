@@ -788,7 +788,7 @@ fn asking(authority: &[u8]) -> Vec<u8> {
     block
 }
 
-/// Sends frames of a request and returns the message it is answered with.
+/// Sends frames of a request and returns the text of the message it is answered with.
 async fn answered<S>(stream: &mut S, id: u32, block: &[u8]) -> String
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -813,7 +813,10 @@ where
         let mut payload = vec![0; head.len];
         stream.read_exact(&mut payload).await.expect("a payload");
         if head.stream == id && head.kind == DATA {
-            return String::from_utf8(payload.split_off(message.len())).expect("text");
+            // A message is a text in its field 1: behind gRPC's five bytes come the field and the length.
+            let text = payload.split_off(message.len() + 2);
+            assert_eq!(payload[message.len()..], [0x0a, u8::try_from(text.len()).expect("short")]);
+            return String::from_utf8(text).expect("text");
         }
         assert!(head.stream == 0 || head.kind == HEADERS, "frame {}: {payload:?}", head.kind);
     }
