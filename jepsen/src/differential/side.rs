@@ -1,6 +1,6 @@
 //! One of the two servers: the process, its connection, its watch streams; a request in, an answer out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -223,6 +223,8 @@ struct Heard {
     reached: BTreeMap<i64, i64>,
     /// What a progress notice promised each watcher that was there: nothing at or below comes any more.
     promised: BTreeMap<i64, i64>,
+    /// The watchers that asked to be told of progress. They are each ten minutes, which is a matter of timing.
+    notified: BTreeSet<i64>,
     /// Set by every message.
     spoke: bool,
     /// Which watchers' last response was a fragment.
@@ -291,10 +293,14 @@ impl Stream {
     }
 
     async fn create(&mut self, request: pb::WatchCreateRequest, compacted: bool) -> Answer {
+        let notify = request.progress_notify;
         self.send(RequestUnion::CreateRequest(request));
         let mut said = Vec::new();
         said.extend(self.control(PATIENCE / 3).await);
         let created = said.first().filter(|first| first.created && !first.canceled).cloned();
+        if let (true, Some(created)) = (notify, &created) {
+            lock(&self.heard.0).notified.insert(created.watch_id);
+        }
         if let (true, Some(created)) = (compacted, created) {
             said.extend(self.control(PATIENCE / 3).await);
             // What a client does then; until it does, the stream has no progress to tell of.
@@ -391,6 +397,8 @@ impl Heard {
                 }
                 self.progress = revision;
                 self.promised.values_mut().for_each(|promised| *promised = revision);
+            } else if self.notified.contains(&watch) {
+                self.promised.insert(watch, revision);
             } else {
                 self.level.broken.push(format!("watcher {watch}: a response about nothing"));
             }
