@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use tonic::Request;
+use prost::Message;
 use tonic::codegen::tokio_stream::StreamExt;
+use tonic::{Request, Status};
 
 use super::{Client, Effect, Error};
 use crate::net::Channel;
@@ -35,9 +36,10 @@ macro_rules! calls {
                 request: $request,
                 limit: Option<Duration>,
             ) -> Result<$response, Error> {
+                self.check_size(&request)?;
                 self.run(Effect::$effect, limit, |channel: Channel<R>| {
                     let mut client = $service::new(channel)
-                        .max_encoding_message_size(self.shared.send_bytes_max)
+                        .max_encoding_message_size(usize::MAX)
                         .max_decoding_message_size(self.shared.receive_bytes_max);
                     let request = bounded(request.clone(), limit);
                     async move { client.$name(request).await }
@@ -88,6 +90,17 @@ calls! {
 }
 
 impl<R: Runtime> Client<R> {
+    /// Refuses a message that is too large to be sent, in grpc-go's words. NB: tonic would notice only
+    /// while it sends, and break the stream without a word of why.
+    fn check_size(&self, message: &impl Message) -> Result<(), Error> {
+        let (size, limit) = (message.encoded_len(), self.shared.send_bytes_max);
+        if size <= limit {
+            return Ok(());
+        }
+        let text = format!("trying to send message larger than max ({size} vs. {limit})");
+        Err(Error::Status(Status::resource_exhausted(text)))
+    }
+
     /// Reads keys by the streaming call, and puts the pieces together.
     ///
     /// # Errors

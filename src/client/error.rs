@@ -18,7 +18,7 @@ impl Error {
     pub(super) fn of(status: Status) -> Self {
         match status.code() {
             Code::DeadlineExceeded => Self::Deadline(None),
-            Code::OutOfRange => Self::Status(sized(status)),
+            Code::OutOfRange => Self::Status(crate::net::grpc::sized(status)),
             _ => Self::Status(status),
         }
     }
@@ -85,20 +85,6 @@ fn rpc_error(code: Code, message: &str) -> String {
     format!("rpc error: code = {name} desc = {message}")
 }
 
-/// Gives tonic's refusal to send or take a message that is too large grpc-go's code and words.
-fn sized(status: Status) -> Status {
-    let translate = |direction: &str, verb: &str| {
-        let rest = status.message().strip_prefix("Error, ")?.strip_prefix(direction)?;
-        let rest = rest.strip_prefix(" message length too large: found ")?;
-        let (found, limit) = rest.split_once(" bytes, the limit is: ")?;
-        let limit = limit.strip_suffix(" bytes")?;
-        Some(format!("{verb} message larger than max ({found} vs. {limit})"))
-    };
-    translate("encoded", "trying to send")
-        .or_else(|| translate("decoded", "grpc: received"))
-        .map_or_else(|| status.clone(), Status::resource_exhausted)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,9 +105,9 @@ mod tests {
         assert_eq!(
             text(
                 Code::OutOfRange,
-                "Error, encoded message length too large: found 3 bytes, the limit is: 2 bytes"
+                "Error, decoded message length too large: found 3 bytes, the limit is: 2 bytes"
             ),
-            "rpc error: code = ResourceExhausted desc = trying to send message larger than max (3 vs. 2)"
+            "rpc error: code = ResourceExhausted desc = grpc: received message larger than max (3 vs. 2)"
         );
     }
 }

@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn flags_stand_anywhere_and_names_may_be_short() {
-        let matches = read("ctl comp --hex 5 --physical -w json").ok().expect("it parses");
+        let matches = read("ctl compact --hex 5 --physical -w json").ok().expect("it parses");
         let (name, below) = matches.subcommand().expect("a command");
         assert_eq!(name, "compaction");
         assert_eq!(below.arguments(), [b"5".to_vec()]);

@@ -7,7 +7,7 @@ use crate::client::{self, ConnectError};
 pub(crate) struct Failure {
     /// The process's exit code.
     pub code: u8,
-    /// What follows `Error: `.
+    /// What follows `Error: `; nothing if all has been said.
     pub text: String,
     /// More, for a line of its own before it: a log line in JSON.
     pub detail: Option<String>,
@@ -65,7 +65,12 @@ impl From<ConnectError> for Failure {
             ConnectError::Tls(_) => exit::BAD_ARGS,
             ConnectError::Endpoint(_) | ConnectError::NoEndpoints => exit::BAD_CONNECTION,
         };
-        Self::new(code, error.to_string())
+        // The kernel's words as Go has them.
+        let text = error.to_string();
+        let text = text
+            .replace("No such file or directory (os error 2)", "no such file or directory")
+            .replace("Permission denied (os error 13)", "permission denied");
+        Self::new(code, text)
     }
 }
 

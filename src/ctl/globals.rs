@@ -93,7 +93,7 @@ impl<'a> Merged<'a> {
                 let line = serde_json::json!({
                     "level": "fatal", "msg": text, "environment-variable": variable,
                 });
-                let mut failure = Failure::new(exit::ERROR, text);
+                let mut failure = Failure::new(exit::ERROR, "");
                 failure.detail = Some(line.to_string());
                 return Err(failure);
             }

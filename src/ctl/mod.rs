@@ -59,7 +59,9 @@ pub async fn run<R: Runtime>(
             if let Some(detail) = &failure.detail {
                 eprintln!("{detail}");
             }
-            eprintln!("Error: {}", failure.text);
+            if !failure.text.is_empty() {
+                eprintln!("Error: {}", failure.text);
+            }
             failure.code
         }
     }

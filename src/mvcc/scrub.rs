@@ -90,8 +90,7 @@ enum Work {
 impl Scrub {
     /// Reads where the scrub stood.
     pub(super) fn load(view: &View<'_>, compact: Option<Revision>) -> Result<Self, Damage> {
-        let mut scrub = Self::default();
-        scrub.scrubbed = scrubbed_in(view)?;
+        let mut scrub = Self { scrubbed: scrubbed_in(view)?, ..Self::default() };
         for (key, stored) in view.scan_prefix(Table::Meta, META_COMPACTION) {
             let (previous, _) = parse(&key, &stored)?;
             scrub.pending.push_back((suffix(META_COMPACTION, &key)?, previous));

@@ -1,14 +1,36 @@
-//! What needs no server: `version`, `help`, `options`.
+//! What needs no server: `version`, `help`, `options`, `completion`.
+
+use std::str::FromStr;
 
 use clap::{ArgMatches, Command};
+use clap_complete::{Shell, generate};
 
 use crate::config::ETCD_VERSION;
-use crate::ctl::cli::{Given, arguments, command, root};
-use crate::ctl::failure::Outcome;
+use crate::ctl::cli::{Given, arguments, command, group, root};
+use crate::ctl::failure::{Failure, Outcome, exit};
 use crate::ctl::{NAME, globals, print};
 
 pub(super) fn version() -> Command {
     command("version", "Prints the version").arg(arguments(""))
+}
+
+pub(super) fn completion() -> Command {
+    SHELLS.iter().fold(
+        group("completion", "Generate the autocompletion script for the specified shell"),
+        |group, shell| group.subcommand(command(shell, "Prints the script for this shell")),
+    )
+}
+
+const SHELLS: [&str; 4] = ["bash", "fish", "powershell", "zsh"];
+
+/// Prints the script that teaches a shell the commands, made of the definitions that parse them.
+pub(super) fn print_completion(given: &ArgMatches) -> Outcome<u8> {
+    let shell = given.subcommand_name().and_then(|name| Shell::from_str(name).ok());
+    let shell = shell.ok_or_else(|| Failure::new(exit::ERROR, "unknown shell"))?;
+    let mut script = Vec::new();
+    generate(shell, &mut root(), NAME, &mut script);
+    print(&script)?;
+    Ok(0)
 }
 
 pub(super) fn help() -> Command {

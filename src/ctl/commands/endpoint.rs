@@ -118,7 +118,8 @@ pub(super) async fn run_status<R: Runtime>(shell: &Shell<R>, all: bool) -> Outco
         }
     }
     shell.show(&answers)?;
-    ended(last)
+    // Each failure was told, so nothing is left to say.
+    ended(last.map(|_| Failure::new(exit::ERROR, "")))
 }
 
 pub(super) async fn run_hashkv<R: Runtime>(
@@ -139,10 +140,10 @@ pub(super) async fn run_hashkv<R: Runtime>(
         }
     }
     shell.show(&answers)?;
-    ended(last)
+    ended(last.map(Failure::from))
 }
 
 /// What did not answer was told; that something did not is an error all the same.
-fn ended(last: Option<crate::client::Error>) -> Outcome {
-    last.map_or(Ok(()), |error| Err(error.into()))
+fn ended(last: Option<Failure>) -> Outcome {
+    last.map_or(Ok(()), Err)
 }

@@ -23,6 +23,7 @@ pub(crate) fn all() -> Vec<Command> {
     vec![
         cluster::alarm(),
         kv::compaction(),
+        basic::completion(),
         kv::del(),
         endpoint::group(),
         kv::get(),
@@ -48,6 +49,7 @@ pub(crate) async fn dispatch<R: Runtime>(
     let (name, below) = matches.subcommand().expect("the parser has seen to it");
     match name {
         "version" => return basic::print_version(),
+        "completion" => return basic::print_completion(below),
         "help" => return basic::print_help(below),
         "options" => return basic::print_options(),
         _ => {}

@@ -82,11 +82,10 @@ fn compare(line: &[u8]) -> Outcome<Compare> {
     let malformed = || invalid(format!("malformed comparison: {shown}"));
     let open = line.iter().position(|byte| *byte == b'(').ok_or_else(malformed)?;
     let (target, rest) = (&line[..open], &line[open + 1..]);
-    let (key, rest) = quoted(rest).ok_or_else(malformed)?;
-    let rest = rest.strip_prefix(b")").ok_or_else(malformed)?.trim_ascii_start();
-    let end = rest.iter().position(u8::is_ascii_whitespace).ok_or_else(malformed)?;
-    let (operator, rest) = (&rest[..end], rest[end..].trim_ascii_start());
-    let (value, _) = quoted(rest).ok_or_else(malformed)?;
+    let (key, operator, value) = operands(rest).map_err(|(key, operator)| {
+        let (target, key, operator) = (lossy(target), quote(&key), lossy(&operator));
+        invalid(format!("malformed comparison: {shown}; got {target}({key}) {operator} \"\""))
+    })?;
     let number =
         || decimal(&value).map_err(|_| invalid(format!("invalid txn compare request: {shown}")));
     let (target, operand) = match target {
@@ -103,7 +102,7 @@ fn compare(line: &[u8]) -> Outcome<Compare> {
             )));
         }
     };
-    let result = match operator {
+    let result = match operator.as_slice() {
         b"=" => CompareResult::Equal,
         b"!=" => CompareResult::NotEqual,
         b"<" => CompareResult::Less,
@@ -117,6 +116,19 @@ fn compare(line: &[u8]) -> Outcome<Compare> {
         range_end: Vec::new().into(),
         target_union: Some(operand),
     })
+}
+
+/// Reads `"key") op "value"`; or what there is of key and operator.
+fn operands(text: &[u8]) -> Result<(Vec<u8>, Vec<u8>, Vec<u8>), (Vec<u8>, Vec<u8>)> {
+    let Some((key, rest)) = quoted(text) else { return Err((Vec::new(), Vec::new())) };
+    let Some(rest) = rest.strip_prefix(b")") else { return Err((key, Vec::new())) };
+    let rest = rest.trim_ascii_start();
+    let end = rest.iter().position(u8::is_ascii_whitespace).unwrap_or(rest.len());
+    let (operator, rest) = (rest[..end].to_vec(), rest[end..].trim_ascii_start());
+    match quoted(rest) {
+        Some((value, _)) => Ok((key, operator, value)),
+        None => Err((key, operator)),
+    }
 }
 
 /// Reads one request: a command's line, by the command's own definition.
