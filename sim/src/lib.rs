@@ -13,6 +13,7 @@
 //! | [`nemesis`] | what goes wrong |
 //! | [`run`] | rough time, healing, demands, judgement |
 //! | [`scenarios`] | situations written by hand |
+//! | [`hunt`] | planted defects, and how many seeds each survives |
 //! | [`invariants`] | what must hold, beside what `jepsen/checker` judges |
 //!
 //! Determinism: each run has a fresh thread and its own simulation; all randomness is drawn from
@@ -22,6 +23,8 @@
 pub mod admin;
 #[cfg(madsim)]
 pub mod disk;
+#[cfg(madsim)]
+pub mod hunt;
 #[cfg(madsim)]
 mod intercept;
 #[cfg(madsim)]

@@ -1,5 +1,6 @@
 //! What a person types.
 
+mod hunt;
 mod swarm;
 
 use std::process::{Command, ExitCode};
@@ -31,6 +32,8 @@ enum What {
     Twice(Twice),
     /// Run seeds and print how often each fault took effect.
     Faults(Faults),
+    /// Hunt the planted defects: which check kills each, after how many seeds.
+    Hunt(hunt::Hunt),
 }
 
 #[derive(Args)]
@@ -63,6 +66,13 @@ struct Storm {
     /// The first of them.
     #[arg(long, default_value_t = 0)]
     from: u64,
+    /// Run the load by which speed is told (three members, 10 operations a second, a fault every ten
+    /// seconds, ten minutes a seed) instead of what each seed draws.
+    #[arg(long)]
+    standard: bool,
+    /// Go on after a failed seed.
+    #[arg(long)]
+    keep_going: bool,
 }
 
 #[derive(Args)]
@@ -94,6 +104,7 @@ pub fn main() -> ExitCode {
         What::Storm(args) => run_storm(&args),
         What::Twice(args) => run_twice(&args),
         What::Faults(args) => swarm::faults(args.from, args.seeds),
+        What::Hunt(args) => return hunt::run(&args),
     };
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -144,21 +155,50 @@ fn run_storm(args: &Storm) -> bool {
         Some(seed) => seed..seed + 1,
         None => args.from..args.from + args.seeds,
     };
+    quiet_panics();
+    let options = storm::Options { standard: args.standard, ..Default::default() };
     let mut counts = storm::Counts::default();
+    let (mut simulated, mut held, mut failed) = (0, 0, Vec::new());
+    let began = processor_seconds();
     for seed in seeds {
-        match storm::run(seed, &storm::Options::default()) {
+        match storm::run(seed, &options) {
             Ok(report) if args.seed.is_some() => println!("{report:?}"),
-            Ok(report) => counts.add(&report.counts),
+            Ok(report) => {
+                held += 1;
+                simulated += report.simulated;
+                counts.add(&report.counts);
+            }
             Err(violation) => {
                 println!("{violation}");
-                return false;
+                failed.push(seed);
+                if !args.keep_going {
+                    return false;
+                }
             }
         }
     }
     if args.seed.is_none() {
-        println!("{} seeds held: {counts:?}", args.seeds);
+        let (took, simulated) = (processor_seconds() - began, simulated as f64 / 1e6);
+        println!("{held} seeds held, failed {failed:?}: {counts:?}");
+        println!(
+            "{:.1} cluster hours in {took:.1} s of one core: {:.0}× real time, {:.1} h a minute",
+            simulated / 3600.0,
+            simulated / took,
+            simulated / 60.0 / took
+        );
     }
-    true
+    failed.is_empty()
+}
+
+/// Returns the processor time that this process has used: a figure for a core that others may use too.
+fn processor_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes the struct it is given.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time);
+    }
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// Runs each seed in two processes of this program.

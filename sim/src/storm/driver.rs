@@ -29,6 +29,8 @@ impl World<'_> {
             return self.judge(Err(Broken { name: "protocol_is_kept", detail }));
         }
         for envelope in ready.messages_now {
+            let member = &self.members[&id];
+            self.judge(must::votes_are_asked_by_the_durable(member, &envelope))?;
             self.send(envelope, None);
         }
         self.judge_entries(id, ready.truncate_from, &ready.entries)?;
@@ -103,9 +105,14 @@ impl World<'_> {
             mix(envelope.term.get(), u64::try_from(envelope.message.name().len()).unwrap_or(0));
         self.note(5, envelope.from, mix(what, envelope.to.get()));
         self.counts.messages += 1;
-        for delay in self.net.delays(&envelope, &self.plan, &mut self.rng) {
+        let mut delays = self.net.delays(&envelope, &self.plan, &mut self.rng);
+        let first = if delays.is_empty() { None } else { Some(delays.remove(0)) };
+        for delay in delays {
             let bytes = bytes.clone().map(Box::new);
             self.after(delay, Event::Deliver(Box::new(envelope.clone()), bytes));
+        }
+        if let Some(delay) = first {
+            self.after(delay, Event::Deliver(Box::new(envelope), bytes.map(Box::new)));
         }
     }
 
@@ -135,6 +142,8 @@ impl World<'_> {
                     self.step(id, Input::Persisted(ticket))?;
                     for envelope in promises {
                         self.note_promise(id, &envelope);
+                        let member = &self.members[&id];
+                        self.judge(must::votes_are_asked_by_the_durable(member, &envelope))?;
                         self.send(envelope, None);
                     }
                 }

@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use mainstay::raft::{ConfState, Entry, HardState, Node, Payload, Role, Tally, tally};
+use mainstay::raft::{
+    ConfState, Entry, Envelope, HardState, Message, Node, Payload, Role, Tally, tally,
+};
 use mainstay::types::{Index, LogPosition, NodeId, Term};
 
 use super::disk::Disk;
 use super::machine::{Machine, digest, mix};
-use super::world::Member;
+use super::world::{Member, Members};
 
 /// What the observer knows.
 #[derive(Debug, Default)]
@@ -151,7 +153,7 @@ pub(super) fn commits_agree(
     truth: &mut Truth,
     node: &Node,
     before: Index,
-    members: &BTreeMap<NodeId, Member>,
+    members: &Members,
 ) -> Verdict {
     let commit = node.commit();
     must!("commit_only_grows", commit >= before, "{}: {before} → {commit}", node.id());
@@ -186,7 +188,7 @@ pub(super) fn commits_agree(
 
 /// What a leader commits is on the disks of a quorum of its configuration, its own among them only if
 /// it is there (Raft, §5.3; DESIGN §3).
-fn commit_is_durable(node: &Node, members: &BTreeMap<NodeId, Member>) -> Verdict {
+fn commit_is_durable(node: &Node, members: &Members) -> Verdict {
     let index = node.commit();
     let Some(term) = node.term_at(index) else { return Ok(()) };
     let position = LogPosition::new(index, term);
@@ -275,6 +277,26 @@ pub(super) fn promises_survive(
     let hard = disk.hard;
     let kept = vote.is_none() || hard.term > term || (hard.term == term && hard.vote == vote);
     must!("promises_survive", kept, "{id} voted {vote:?} in {term} and forgot it: {hard:?}");
+    Ok(())
+}
+
+/// Votes are asked for only with a term, a vote and a log that are durable: a yes is given to the log
+/// named in the question, and would elect a shorter one if its end were lost (mutants.md, R02, R35; the
+/// text of the core's `election.rs`). A question that leaves late, when whoever asks no longer stands
+/// in that term, can elect nobody.
+pub(super) fn votes_are_asked_by_the_durable(member: &Member, envelope: &Envelope) -> Verdict {
+    let Message::Vote { last, .. } = &envelope.message else { return Ok(()) };
+    let (id, term, hard) = (envelope.from, envelope.term, member.disk.hard);
+    let stands = |node: &Node| node.role() == Role::Candidate && node.term() == term;
+    if !member.node.as_ref().is_some_and(stands) {
+        return Ok(());
+    }
+    must!(
+        "votes_are_asked_by_the_durable",
+        hard.term == term && hard.vote == Some(id) && member.disk.holds(*last),
+        "{id} asks for votes in {term} with {last}; on disk {hard:?}, {}",
+        member.disk.last()
+    );
     Ok(())
 }
 

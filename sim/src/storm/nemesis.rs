@@ -8,6 +8,10 @@ use super::machine::REFUSED;
 use super::plan::{Draw, Fault};
 use super::world::{Event, Outcome, World};
 
+/// What [`Fault::Mute`] chooses from.
+const MUTED: [&str; 6] =
+    ["Vote", "Vote", "VoteResponse", "AppendResponse", "HeartbeatResponse", "NewerTerm"];
+
 impl World<'_> {
     /// One client operation somewhere, and the next one later.
     pub(super) fn client(&mut self) -> Outcome {
@@ -111,6 +115,7 @@ impl World<'_> {
         let leader = self.some_leader().unwrap_or(one);
         let bits = self.rng.next_u64();
         let side = |id: NodeId| (bits >> (id.get() % 64)) & 1 == 1;
+        let often = if bits & 1 == 0 { leader } else { one };
         match fault {
             Fault::Heal => self.net.heal(),
             Fault::Split => self.net.cut(&ids, |a, b| side(a) != side(b)),
@@ -129,8 +134,7 @@ impl World<'_> {
             Fault::LeaderAlone => self.net.cut(&ids, |a, b| a == leader || b == leader),
             Fault::Hub => self.net.cut_to_hub(&ids, one),
             Fault::Kill => {
-                let victim = if bits & 1 == 0 { leader } else { one };
-                self.kill_for_a_while(victim)?;
+                self.kill_for_a_while(often)?;
             }
             Fault::KillMany => {
                 for id in ids {
@@ -140,24 +144,30 @@ impl World<'_> {
                 }
             }
             Fault::Pause => {
-                let victim = if bits & 1 == 0 { leader } else { one };
-                let member = self.members.get_mut(&victim).expect("a member");
+                let member = self.members.get_mut(&often).expect("a member");
                 if member.is_up() {
                     member.paused = Some(Vec::new());
                     let time = self.some_time();
-                    self.after(time, Event::Resume(victim));
+                    self.after(time, Event::Resume(often));
                 }
             }
             Fault::SlowDisk => {
-                let victim = if bits & 1 == 0 { leader } else { one };
-                self.members.get_mut(&victim).expect("a member").slow = true;
+                self.members.get_mut(&often).expect("a member").slow = true;
                 let time = self.some_time();
-                self.after(time, Event::DiskRecovers(victim));
+                self.after(time, Event::DiskRecovers(often));
             }
             Fault::Reset => {
                 let other = self.rng.pick(&ids);
                 self.step_later(1, one, Input::PeerConnectionLost(other));
                 self.step_later(1, other, Input::PeerUnreachable(one));
+            }
+            Fault::Mute => {
+                let name = self.rng.pick(&MUTED);
+                self.net.mute(one, name);
+            }
+            Fault::Echo => {
+                let later = self.some_time();
+                self.net.repeat(one, later);
             }
         }
         Ok(())

@@ -12,6 +12,10 @@ use super::plan::{Draw, Plan};
 pub(super) struct Network {
     /// Cut links, each in one direction.
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// Messages of this name from this node are all lost.
+    muted: Option<(NodeId, &'static str)>,
+    /// What this node says is heard, and once more this much later.
+    echo: Option<(NodeId, u64)>,
     /// Whether loss, repetition and lateness are over.
     pub(super) calm: bool,
 }
@@ -25,6 +29,20 @@ impl Network {
     /// Makes every link work.
     pub(super) fn heal(&mut self) {
         self.cut.clear();
+        self.muted = None;
+        self.echo = None;
+    }
+
+    /// Loses whatever this node says by this name: as a coincidence of single losses it would take
+    /// chance an age, and some deadlocks begin with exactly that (mutants.md, R26).
+    pub(super) fn mute(&mut self, from: NodeId, name: &'static str) {
+        self.muted = Some((from, name));
+    }
+
+    /// Repeats whatever this node says after `delay`, the order kept: news of an earlier life of
+    /// whoever hears it (mutants.md, R27, R35).
+    pub(super) fn repeat(&mut self, from: NodeId, delay: u64) {
+        self.echo = Some((from, delay));
     }
 
     /// Cuts exactly the links for which `broken` says so.
@@ -46,13 +64,22 @@ impl Network {
 
     /// Draws when a message arrives: never, once, or twice.
     pub(super) fn delays(&self, envelope: &Envelope, plan: &Plan, rng: &mut Random) -> Vec<u64> {
-        if !self.passes(envelope.from, envelope.to) || (!self.calm && rng.chance(plan.loss)) {
+        let lost = self.muted == Some((envelope.from, envelope.message.name()));
+        if lost || !self.passes(envelope.from, envelope.to) || (!self.calm && rng.chance(plan.loss))
+        {
             return Vec::new();
         }
         // The one thing a transport must not do: repeat a proposal.
         let repeats = !matches!(envelope.message, Message::Propose { .. });
         let copies = if !self.calm && repeats && rng.chance(plan.duplicate) { 2 } else { 1 };
-        (0..copies).map(|_| self.delay(plan, rng)).collect()
+        let mut delays: Vec<u64> = (0..copies).map(|_| self.delay(plan, rng)).collect();
+        if let Some((from, later)) = self.echo
+            && from == envelope.from
+            && repeats
+        {
+            delays.push(delays[0] + later);
+        }
+        delays
     }
 
     fn delay(&self, plan: &Plan, rng: &mut Random) -> u64 {

@@ -133,6 +133,10 @@ pub enum Fault {
     SlowDisk,
     /// A connection breaks and comes back.
     Reset,
+    /// One kind of message from one node is lost until the links heal.
+    Mute,
+    /// What one node says is heard a second time, much later.
+    Echo,
 }
 
 impl Plan {
@@ -166,6 +170,8 @@ impl Plan {
             Fault::Pause,
             Fault::SlowDisk,
             Fault::Reset,
+            Fault::Mute,
+            Fault::Echo,
         ];
         let mut faults = vec![(Fault::Heal, rng.within(1, 4))];
         for kind in kinds {
@@ -208,6 +214,60 @@ impl Plan {
             snapshot: rng.pick(&[tick, timeout / 2, timeout * 2]),
             lazy,
             torn,
+        }
+    }
+
+    /// The load by which the storm's speed is told, whatever else the seed says: three members with
+    /// etcd's timing, 10 operations a second, a fault of any kind every ten seconds, for ten minutes.
+    pub fn standard(rng: &mut Random) -> Self {
+        let tick = 100_000;
+        let timeout = tick * 10;
+        let kinds = [
+            Fault::Heal,
+            Fault::Split,
+            Fault::OneWay,
+            Fault::LeaderAlone,
+            Fault::Kill,
+            Fault::KillMany,
+            Fault::Pause,
+            Fault::SlowDisk,
+            Fault::Reset,
+        ];
+        Self {
+            founders: 3,
+            universe: 3,
+            tick,
+            election_ticks: 10,
+            heartbeat_ticks: 1,
+            append_bytes_max: 1 << 20,
+            inflight_max: 64,
+            inflight_bytes_max: 1 << 20,
+            uncommitted_bytes_max: 1 << 20,
+            committed_entries_max: 1_000,
+            rough_timeouts: 600,
+            loss: 1_000,
+            duplicate: 1_000,
+            delay: 5_000,
+            late: 1_000,
+            late_delay: timeout,
+            disk: 5_000,
+            disk_stall: 1_000,
+            disk_stall_time: timeout,
+            apply: 0,
+            client: tick,
+            command_bytes: 60,
+            reads: 100,
+            changes: 0,
+            transfers: 3,
+            fault: timeout * 10,
+            faults: kinds.iter().map(|kind| (*kind, 1)).collect(),
+            reset: 500_000,
+            checkpoint: timeout * 5,
+            keep: 1_000,
+            snapshot: timeout / 2,
+            lazy: 50_000,
+            torn: 300_000,
+            ..Self::draw(rng)
         }
     }
 

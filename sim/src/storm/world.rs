@@ -143,12 +143,41 @@ impl Event {
     }
 }
 
+/// All members. Ids count from one, so a place is found without a search: every event needs some.
+pub(super) struct Members(Vec<Member>);
+
+impl Members {
+    fn slot(id: NodeId) -> usize {
+        usize::try_from(id.get()).expect("a small number").wrapping_sub(1)
+    }
+
+    pub(super) fn get(&self, id: &NodeId) -> Option<&Member> {
+        self.0.get(Self::slot(*id))
+    }
+
+    pub(super) fn get_mut(&mut self, id: &NodeId) -> Option<&mut Member> {
+        self.0.get_mut(Self::slot(*id))
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &Member> {
+        self.0.iter()
+    }
+}
+
+impl std::ops::Index<&NodeId> for Members {
+    type Output = Member;
+
+    fn index(&self, id: &NodeId) -> &Member {
+        &self.0[Self::slot(*id)]
+    }
+}
+
 /// Everything.
 pub(super) struct World<'a> {
     pub(super) plan: Plan,
     pub(super) rng: Random,
     pub(super) now: u64,
-    pub(super) members: BTreeMap<NodeId, Member>,
+    pub(super) members: Members,
     pub(super) ids: Vec<NodeId>,
     pub(super) net: Network,
     pub(super) truth: Truth,
@@ -174,7 +203,7 @@ impl<'a> World<'a> {
         let truth = Truth::new(&machine);
         let blank =
             Machine { position: LogPosition::default(), hash: 0, conf: ConfState::default() };
-        let mut members = BTreeMap::new();
+        let mut members = Vec::new();
         for id in &ids {
             let founder = founders.contains(id);
             let (machine, hard) = if founder {
@@ -184,13 +213,13 @@ impl<'a> World<'a> {
             };
             let off = plan.tick * plan.skew / 1_000;
             let tick = rng.within(plan.tick - off, plan.tick + off);
-            members.insert(*id, Member::new(*id, machine, hard, tick));
+            members.push(Member::new(*id, machine, hard, tick));
         }
         let mut world = Self {
             plan,
             rng,
             now: 0,
-            members,
+            members: Members(members),
             ids: ids.clone(),
             net: Network::default(),
             truth,
