@@ -2,9 +2,12 @@
 #![deny(unsafe_code)]
 
 pub mod api;
+pub mod client;
 pub mod cluster;
 pub mod command;
 pub mod config;
+#[cfg(feature = "real")]
+pub mod ctl;
 pub mod http;
 pub mod lease;
 pub mod machine;
@@ -21,4 +24,6 @@ pub mod storage;
 mod tidy;
 pub mod transport;
 pub mod types;
+#[cfg(feature = "real")]
+pub mod utl;
 pub mod watch;

@@ -59,6 +59,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("http", &["server", "api", "command", "raft", "proto", "cluster"]),
+    ("client", &["net", "proto", "runtime"]),
+    // `config` for Go's literals, durations and quoting, and for the version.
+    ("ctl", &["client", "net", "proto", "runtime", "config"]),
+    // `ctl` for how arguments are read and answers printed.
+    ("utl", &["ctl", "command", "config", "mvcc", "runtime", "storage"]),
 ];
 
 fn sources(dir: &Path, into: &mut Vec<PathBuf>) {

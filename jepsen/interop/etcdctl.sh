@@ -2,16 +2,11 @@
 # etcdctl against one server, answers compared with what etcd answers. Use: etcdctl.sh ENDPOINT [ETCDCTL]
 # Works with etcdctl 3.4 to 3.7; its answers that differ by version are compared by a pattern.
 set -uo pipefail
+. "$(dirname "$0")/lib.sh"
 endpoint=${1:?use: etcdctl.sh ENDPOINT [ETCDCTL]}
 ctl=("${2:-etcdctl}" --endpoints "$endpoint")
-failures=0 checks=0
 
 e() { "${ctl[@]}" "$@"; }
-# same WHAT EXPECTED GOT: equal texts.        like WHAT REGEX GOT: a match of an extended regular expression.
-same() { checks=$((checks + 1)); [ "$3" = "$2" ] || fail "$1" "$2" "$3"; }
-like() { checks=$((checks + 1)); [[ $3 =~ $2 ]] || fail "$1" "~ $2" "$3"; }
-fail() { failures=$((failures + 1)); printf 'FAILED: %s\n  expected: %q\n  got:      %q\n' "$1" "$2" "$3"; }
-lines() { printf '%s\n' "$@"; }
 refused() { # WHAT REGEX command…: exits non-zero and says so
     local what=$1 regex=$2 out; shift 2
     if out=$(e "$@" 2>&1); then fail "$what" "a refusal" "$out"; else like "$what" "$regex" "$out"; fi
@@ -74,12 +69,22 @@ put $p/t 3
 # Watches: from a past revision with the value before, then a prefix and its deletes, live.
 from=$(($(revision) + 1))
 e put $p/w/a 1 >/dev/null; e put $p/w/a 2 >/dev/null; e del $p/w/a >/dev/null
-out=$(timeout 3 "${ctl[@]}" watch $p/w/ --prefix --rev "$from" --prev-kv 2>/dev/null)
-same "watch --rev --prev-kv" "$(lines PUT $p/w/a 1 PUT $p/w/a 1 $p/w/a 2 DELETE $p/w/a 2 $p/w/a "")" "$out"
-(sleep 1; e put $p/w/b 1 >/dev/null; e put $p/other 1 >/dev/null; e del $p/w/b >/dev/null) &
-out=$(timeout 3 "${ctl[@]}" watch $p/w/ --prefix 2>/dev/null)
-same "watch --prefix" "$(lines PUT $p/w/b 1 DELETE $p/w/b)" "$out"
-wait
+# watched N ARGUMENT…: the first N lines that a watch prints, or what it had printed after 15 s.
+watched() {
+    local n=$1 out pid; shift
+    out=$(mktemp -p "${TMPDIR:-/tmp}"); "${ctl[@]}" watch "$@" >"$out" 2>/dev/null & pid=$!
+    has_lines() { [ "$(wc -l <"$out")" -ge "$n" ]; }
+    until_true 15 has_lines
+    kill $pid; wait $pid 2>/dev/null
+    head -n "$n" "$out"; rm "$out"
+}
+same "watch --rev --prev-kv" "$(lines PUT $p/w/a 1 PUT $p/w/a 1 $p/w/a 2 DELETE $p/w/a 2 $p/w/a "")" \
+    "$(watched 13 $p/w/ --prefix --rev "$from" --prev-kv)"
+# A live watch cannot say that it has begun, so writes are repeated until it has seen a put and a delete.
+(while sleep 0.3; do e put $p/live/b 1; e put $p/other 1; e del $p/live/b; done >/dev/null 2>&1) &
+writer=$!
+same "watch --prefix" "$(lines PUT $p/live/b 1 DELETE $p/live/b)" "$(watched 7 $p/live/ --prefix | sed -n '/^PUT$/,$p' | head -5)"
+kill $writer; wait $writer 2>/dev/null
 
 granted=$(e lease grant 300)
 like "lease grant" '^lease [0-9a-f]+ granted with TTL\(300s\)$' "$granted"
@@ -106,12 +111,13 @@ like "endpoint status" "^${endpoint#http*://}|^$endpoint" "$(e endpoint status)"
 like "endpoint status -w json" '"version":"3\.[0-9]+\.[0-9]+".*"leader":[0-9]+,"raftIndex":[0-9]+,"raftTerm":[0-9]+' "$(e endpoint status -w json)"
 like "endpoint status -w table" 'ENDPOINT.*ID.*VERSION' "$(e endpoint status -w table)"
 like "endpoint hashkv" ", [0-9]+" "$(e endpoint hashkv)"
+like "endpoint hashkv -w json" "\"hash\":[0-9]+,\"compact_revision\":$((at + 1))" "$(e endpoint hashkv -w json)"
 like "member list" "^[0-9a-f]+, started, " "$(e member list)"
+like "member list -w table" 'ID.*STATUS.*NAME.*PEER ADDRS.*started' "$(e member list -w table)"
 like "member list -w json" '"members":\[\{"ID":[0-9]+,"name":"[^"]+","peerURLs":\[' "$(e member list -w json)"
 like "alarm list" '^$' "$(e alarm list)"
 
 same "/health" '{"health":"true","reason":""}' "$(curl -sf "$endpoint/health" | sed 's/{"health":"true"}/{"health":"true","reason":""}/')"
 like "/version" '^\{"etcdserver":"3\.[0-9]+\.[0-9]+","etcdcluster":"3\.[0-9]+\.0"' "$(curl -sf "$endpoint/version")"
 like "/metrics" '(^|'$'\n'')etcd_server_has_leader 1' "$(curl -sf "$endpoint/metrics")"
-echo "$((checks - failures)) of $checks answers as expected ($("${ctl[0]}" version | head -1))"
-[ $failures = 0 ]
+verdict "$("${ctl[0]}" version | head -1)"

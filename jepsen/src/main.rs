@@ -19,6 +19,9 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "jepsen", about = "Tests Mainstay from outside")]
 struct Arguments {
+    /// The loopback ports that servers may be given.
+    #[arg(long, global = true, value_name = "FIRST-LAST", default_value = "11000-30999")]
+    ports: String,
     #[command(subcommand)]
     command: Command,
 }
@@ -35,6 +38,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Err(error) = process::use_ports(&arguments.ports) {
+        eprintln!("jepsen: {error:#}");
+        return ExitCode::from(2);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -3,9 +3,11 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -102,16 +104,31 @@ pub fn flags(pairs: &[(&str, &str)]) -> Vec<String> {
     pairs.iter().map(|(name, value)| format!("--{name}={value}")).collect()
 }
 
-/// Finds ports that nobody listens on, below those that the kernel gives to outgoing connections: a server
-/// that is killed shall find its port free again. Another process may still take one; that run then
-/// fails and says so.
+/// The ports that servers may be given: by default below those that the kernel gives to outgoing
+/// connections, because a server that is killed shall find its port free again.
+static PORTS: OnceLock<RangeInclusive<u16>> = OnceLock::new();
+
+/// Sets the ports that servers may be given, as `first-last`. To be called once, before any server starts.
+pub fn use_ports(range: &str) -> Result<()> {
+    let parsed = range.split_once('-').and_then(|(first, last)| {
+        let range = first.trim().parse::<u16>().ok()?..=last.trim().parse::<u16>().ok()?;
+        (!range.is_empty()).then_some(range)
+    });
+    let range = parsed.with_context(|| format!("--ports: {range:?} is not first-last"))?;
+    PORTS.set(range).map_err(|_| anyhow::anyhow!("--ports was given twice"))
+}
+
+/// Finds ports that nobody listens on. Another process may still take one; that run then fails and says so.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let range = PORTS.get_or_init(|| 11_000..=30_999);
+    let (base, length) = (u32::from(*range.start()), u32::try_from(range.len())?);
     let mut ports = Vec::new();
     // Runs side by side begin at different places, and one run gives no port twice.
-    let first = u16::try_from(std::process::id() % 2_000).expect("below 2,000") * 10;
-    for _ in 0..20_000 {
-        let port = 11_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+    let first = std::process::id().wrapping_mul(10);
+    for _ in 0..length {
+        let place = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % length;
+        let port = u16::try_from(base + place)?;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             ports.push(port);
         }
@@ -119,7 +136,7 @@ pub fn free_ports(count: usize) -> Result<Vec<u16>> {
             return Ok(ports);
         }
     }
-    bail!("no {count} free ports between 11000 and 31000")
+    bail!("no {count} free ports in {range:?}")
 }
 
 /// A running server. Dropping it kills it.

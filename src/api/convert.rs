@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use tonic::Status;
 
-use super::status::refused;
+use super::status::{refused, too_deep};
 use crate::command::{
     Compare, CompareResult, CompareTarget, DeleteRange, Event, KeyRange, KeyValue, OpOutcome,
-    Operand, Put, Range, RangeOutcome, Refusal, SortOrder, SortTarget, Txn, TxnOp, TxnOutcome,
+    Operand, Put, Range, RangeOutcome, Refusal, SortOrder, SortTarget, TXN_DEPTH_MAX, Txn, TxnOp,
+    TxnOutcome,
 };
 use crate::proto::etcdserverpb as pb;
 use crate::proto::mvccpb;
@@ -88,14 +89,20 @@ pub fn delete_range(request: pb::DeleteRangeRequest) -> Checked<DeleteRange> {
 
 /// Converts a transaction, with the most operations that it may have.
 pub fn txn(request: pb::TxnRequest, ops_max: usize) -> Checked<Txn> {
-    check_txn(&request, ops_max)?;
+    check_txn(&request, ops_max, TXN_DEPTH_MAX)?;
     branch_writes(&request.success)?;
     branch_writes(&request.failure)?;
     Ok(convert_txn(request))
 }
 
 /// Checks sizes, keys and operations at every level; the remainder of the limit goes down a level.
-fn check_txn(request: &pb::TxnRequest, ops_max: usize) -> Checked<()> {
+///
+/// NB: `depth` is a limit of ours, etcd has none but the number of operations. What lies deeper would not read
+/// back from the log; much deeper, and the request would not have been read at all.
+fn check_txn(request: &pb::TxnRequest, ops_max: usize, depth: usize) -> Checked<()> {
+    if depth == 0 {
+        return Err(Box::new(too_deep()));
+    }
     let ops = request.compare.len().max(request.success.len()).max(request.failure.len());
     if ops > ops_max {
         return refuse(&Refusal::TooManyOps);
@@ -109,7 +116,7 @@ fn check_txn(request: &pb::TxnRequest, ops_max: usize) -> Checked<()> {
             Some(Request::RequestRange(r)) => drop(range(r.clone())?),
             Some(Request::RequestPut(p)) => drop(put(p.clone())?),
             Some(Request::RequestDeleteRange(d)) => drop(delete_range(d.clone())?),
-            Some(Request::RequestTxn(t)) => check_txn(t, ops_max - ops)?,
+            Some(Request::RequestTxn(t)) => check_txn(t, ops_max - ops, depth - 1)?,
             None => return refuse(&Refusal::KeyNotFound),
         }
     }
@@ -363,6 +370,25 @@ mod tests {
             nested(vec![delete.clone()], vec![])
         ]));
         assert!(!accepted(vec![nested(vec![delete], vec![]), put]));
+    }
+
+    #[test]
+    fn depth_has_a_limit_before_the_log() {
+        let depth = |levels| {
+            let mut op = put_op("a");
+            for _ in 1..levels {
+                op = nested(vec![op], vec![]);
+            }
+            accepted(vec![op])
+        };
+        assert!(depth(TXN_DEPTH_MAX));
+        assert!(!depth(TXN_DEPTH_MAX + 1));
+        // On the branch that does not run, too.
+        let mut op = put_op("a");
+        for _ in 0..TXN_DEPTH_MAX {
+            op = nested(vec![], vec![op]);
+        }
+        assert!(!accepted(vec![op]));
     }
 
     #[test]

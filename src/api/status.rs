@@ -7,7 +7,7 @@
 use tonic::{Code, Status};
 
 use crate::cluster::Unwise;
-use crate::command::Refusal;
+use crate::command::{Refusal, TXN_DEPTH_MAX};
 use crate::server::ServeError;
 
 /// Makes the status of a failed request.
@@ -116,6 +116,13 @@ pub fn read_back(status: &Status) -> Option<ServeError> {
 /// Makes the status of a request with a malformed list of URLs.
 pub fn bad_member_urls() -> Status {
     Status::invalid_argument("etcdserver: given member URLs are invalid")
+}
+
+/// Makes the status of a transaction that is nested too deep.
+pub fn too_deep() -> Status {
+    Status::invalid_argument(format!(
+        "mainstay: transactions are nested more than {TXN_DEPTH_MAX} deep"
+    ))
 }
 
 /// Makes the status of a method that a learner does not serve.

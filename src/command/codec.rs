@@ -161,7 +161,7 @@ impl Op {
                     leases: leases.iter().map(mark).collect(),
                 })
             }
-            Self::LeaseCheckpoint { term, leases } => {
+            Self::LeaseCheckpoint { term, time_millis, leases } => {
                 let rest = |lease: &LeaseRemaining| internal::LeaseRemaining {
                     id: lease.id.0,
                     granted_index: lease.mark,
@@ -169,6 +169,7 @@ impl Op {
                 };
                 Ours::LeaseCheckpointIf(internal::LeaseCheckpointIf {
                     term: term.0,
+                    time_millis: *time_millis,
                     leases: leases.iter().map(rest).collect(),
                 })
             }
@@ -260,7 +261,11 @@ impl Op {
                     mark: lease.granted_index,
                     remaining_millis: lease.remaining_millis,
                 });
-                Self::LeaseCheckpoint { term: Term(checkpoint.term), leases: leases.collect() }
+                Self::LeaseCheckpoint {
+                    term: Term(checkpoint.term),
+                    time_millis: checkpoint.time_millis,
+                    leases: leases.collect(),
+                }
             }
             Ours::MemberStoreSet(internal::MemberStoreSet { member, store_id }) => {
                 Self::MemberStoreSet { member: NodeId(member), store_id }

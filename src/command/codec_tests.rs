@@ -121,15 +121,15 @@ fn op() -> impl Strategy<Value = Op> {
             let mark = |(id, mark)| LeaseMark { id: LeaseId(id), mark };
             Op::LeaseExpire { term: Term(term), leases: leases.into_iter().map(mark).collect() }
         }),
-        (any::<u64>(), vec((any::<i64>(), any::<u64>(), any::<u64>()), 0..4)).prop_map(
-            |(term, leases)| {
+        (any::<[u64; 2]>(), vec((any::<i64>(), any::<u64>(), any::<u64>()), 0..4)).prop_map(
+            |([term, time_millis], leases)| {
                 let rest = |(id, mark, remaining_millis)| LeaseRemaining {
                     id: LeaseId(id),
                     mark,
                     remaining_millis,
                 };
                 let leases = leases.into_iter().map(rest).collect();
-                Op::LeaseCheckpoint { term: Term(term), leases }
+                Op::LeaseCheckpoint { term: Term(term), time_millis, leases }
             }
         ),
         (action, any::<u64>(), any::<i32>()).prop_map(|(action, member, alarm)| Op::Alarm {

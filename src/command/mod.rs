@@ -98,11 +98,13 @@ pub enum Op {
         /// The leases.
         leases: Vec<LeaseMark>,
     },
-    /// Stores what is left of some leases, so that the next leader neither resets nor shortens them.
-    /// Takes effect only in an entry of `term`.
+    /// Stores where lease time stands and what is left of some leases then, so that the next leader neither
+    /// resets nor shortens them. Takes effect only in an entry of `term`.
     LeaseCheckpoint {
         /// The proposer's term.
         term: Term,
+        /// Lease time; 0 for «as it stands».
+        time_millis: u64,
         /// The leases.
         leases: Vec<LeaseRemaining>,
     },

@@ -85,7 +85,7 @@ pub(super) fn cut<'a>(args: &'a [String], flags: &mut impl Flags) -> Result<&'a 
 
 /// Why the text is no number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotANumber {
+pub(crate) enum NotANumber {
     /// It does not look like one.
     Syntax,
     /// It needs more bits.
@@ -102,7 +102,7 @@ impl fmt::Display for NotANumber {
 }
 
 /// Reads a boolean; the accepted spellings are Go's closed list.
-pub(super) fn parse_bool(text: &str) -> Option<bool> {
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
@@ -112,7 +112,7 @@ pub(super) fn parse_bool(text: &str) -> Option<bool> {
 
 /// Reads an unsigned literal of Go: decimal, `0x`, `0o`, `0b`, a leading zero for octal, and `_`
 /// between digits.
-pub(super) fn parse_uint(text: &str) -> Result<u64, NotANumber> {
+pub(crate) fn parse_uint(text: &str) -> Result<u64, NotANumber> {
     let prefix = |p: &str| text.get(..2).is_some_and(|head| head.eq_ignore_ascii_case(p));
     let (radix, digits) = match text {
         _ if text.len() > 2 && prefix("0x") => (16, &text[2..]),
@@ -140,7 +140,7 @@ pub(super) fn parse_uint(text: &str) -> Result<u64, NotANumber> {
 }
 
 /// Reads a signed literal: an optional sign and an unsigned one.
-pub(super) fn parse_int(text: &str) -> Result<i64, NotANumber> {
+pub(crate) fn parse_int(text: &str) -> Result<i64, NotANumber> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -150,7 +150,7 @@ pub(super) fn parse_int(text: &str) -> Result<i64, NotANumber> {
 }
 
 /// A length of time as Go counts it: nanoseconds, possibly negative.
-pub(super) type Nanoseconds = i64;
+pub(crate) type Nanoseconds = i64;
 
 /// The units a duration may be written in.
 const UNITS: [(&str, u64); 8] = [
@@ -165,7 +165,7 @@ const UNITS: [(&str, u64); 8] = [
 ];
 
 /// Reads a duration such as `1h30m` or `-1.5s`; the error is Go's sentence.
-pub(super) fn parse_duration(text: &str) -> Result<Nanoseconds, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Nanoseconds, String> {
     let invalid = || format!("time: invalid duration {}", quote_ascii(text));
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -228,7 +228,7 @@ fn part_of(digits: &str, unit: u64) -> u128 {
 }
 
 /// Prints a duration the way Go does: `0s`, `100ms`, `1m0s`, `2h0m0s`.
-pub(super) fn format_duration(nanoseconds: Nanoseconds) -> String {
+pub(crate) fn format_duration(nanoseconds: Nanoseconds) -> String {
     let sign = if nanoseconds < 0 { "-" } else { "" };
     let n = nanoseconds.unsigned_abs();
     let decimal = |value: u64, unit: u64| {
@@ -256,7 +256,7 @@ pub(super) fn format_duration(nanoseconds: Nanoseconds) -> String {
 }
 
 /// Prints text in double quotes with Go's escapes (`%q`).
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for c in text.chars() {

@@ -31,7 +31,7 @@ mod bootstrap;
 mod environment;
 mod features;
 mod flags;
-mod goflag;
+pub(crate) mod goflag;
 mod identity;
 mod listeners;
 mod logline;

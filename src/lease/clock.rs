@@ -16,9 +16,11 @@
 //!
 //! Invariants
 //! - No renewal is granted in state ending, nor once the deadline has passed.
-//! - No renewal is granted while the table holds, or may be about to hold, a remainder for the lease: a
-//!   successor would go by that remainder and end the lease early.
-//! - A lease has at most one expiry and one reset in flight, and no checkpoint is proposed behind a reset.
+//! - No renewal is granted while the table holds, or may be about to hold, an end for the lease: a
+//!   successor would go by that end and end the lease early.
+//! - Every lease that is not ending and whose end is not in the table stands in the report queue exactly once.
+//! - While any end is in the table, lease time is written down again at least once in [`Clock::tick`].
+//! - A lease has at most one expiry and one reset in flight, and no end is proposed behind a reset.
 //! - Every lease that is not ending stands in the expiry queue exactly once: under its deadline, or later
 //!   when an expiry came to nothing and is tried again.
 //!
@@ -27,7 +29,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::table::{Change, Lease, seconds};
+use super::table::{Change, Lease, Leases, seconds};
 use crate::types::{Index, LeaseId, Term};
 
 /// How the clock proposes.
@@ -37,10 +39,13 @@ pub struct ClockOptions {
     pub expiries_per_poll_max: usize,
     /// How many leases one checkpoint entry names at most.
     pub checkpoint_leases_max: usize,
-    /// What is left of a lease is written down at least this often, however long its TTL.
-    pub checkpoint_interval_max: Duration,
-    /// ... and at most this often, however short.
-    pub checkpoint_interval_min: Duration,
+    /// The end of a lease is written down when half its TTL has passed without a renewal, and after this
+    /// at the latest.
+    pub report_after_max: Duration,
+    /// Lease time is written down at most this often, however short the leases whose end is.
+    pub tick_min: Duration,
+    /// ... and at least this often, however long.
+    pub tick_max: Duration,
     /// How long an expiry that came to nothing is not tried again.
     pub expiry_retry: Duration,
 }
@@ -50,8 +55,9 @@ impl Default for ClockOptions {
         Self {
             expiries_per_poll_max: 500,
             checkpoint_leases_max: 1000,
-            checkpoint_interval_max: Duration::from_secs(300),
-            checkpoint_interval_min: Duration::from_secs(1),
+            report_after_max: Duration::from_secs(60),
+            tick_min: Duration::from_secs(1),
+            tick_max: Duration::from_secs(30),
             expiry_retry: Duration::from_secs(1),
         }
     }
@@ -69,10 +75,13 @@ pub enum Proposal {
         /// Which grant of it.
         mark: Index,
     },
-    /// Write down what is left of these leases, in milliseconds (0: all of it again).
+    /// Write down where lease time stands, and what is left of these leases then, in milliseconds (0: all
+    /// of it again).
     Checkpoint {
         /// The leader's term.
         term: Term,
+        /// Lease time, in milliseconds.
+        time_millis: u64,
         /// The leases, their grants, what is left.
         leases: Vec<(LeaseId, Index, u64)>,
     },
@@ -111,11 +120,11 @@ struct Timer {
     /// When its expiry is to be proposed; in the expiry queue under this. Not before the deadline.
     due: Duration,
     state: State,
-    /// The table holds a remainder.
+    /// The table holds its end.
     reported: bool,
-    /// When the next remainder is due; in the checkpoint queue under this.
+    /// When its end is to be written down; in the report queue under this.
     report_at: Duration,
-    /// How many checkpoints with a remainder are in flight.
+    /// How many checkpoints with its end are in flight.
     reporting: u32,
     /// A renewal waits for a reset: asked for, or in flight.
     reset: Reset,
@@ -134,7 +143,13 @@ pub struct Clock {
     options: ClockOptions,
     /// The term this member leads in, if it leads.
     term: Option<Term>,
+    /// When the clock was started, and the lease time of then.
+    started: (Duration, Duration),
+    /// When lease time was last proposed to be written down.
+    ticked: Duration,
     timers: BTreeMap<LeaseId, Timer>,
+    /// The leases whose end the table holds, by TTL.
+    reported: BTreeSet<(Duration, LeaseId)>,
     expiries: BTreeSet<(Duration, LeaseId)>,
     reports: BTreeSet<(Duration, LeaseId)>,
     resets: BTreeSet<LeaseId>,
@@ -146,7 +161,10 @@ impl Clock {
         Self {
             options,
             term: None,
+            started: (Duration::ZERO, Duration::ZERO),
+            ticked: Duration::ZERO,
             timers: BTreeMap::new(),
+            reported: BTreeSet::new(),
             expiries: BTreeSet::new(),
             reports: BTreeSet::new(),
             resets: BTreeSet::new(),
@@ -154,16 +172,13 @@ impl Clock {
     }
 
     /// Starts the clock: this member has applied the first entry of the term that it leads. Each lease lives
-    /// for what the table says is left, counted from now.
-    pub fn lead<'a>(
-        &mut self,
-        term: Term,
-        now: Duration,
-        leases: impl Iterator<Item = (LeaseId, &'a Lease)>,
-    ) {
+    /// for what the table says is left, counted from now: lease time goes on from where the table has it.
+    pub fn lead(&mut self, term: Term, now: Duration, leases: &Leases) {
         self.stop();
         self.term = Some(term);
-        for (id, lease) in leases {
+        self.started = (now, leases.time());
+        self.ticked = now;
+        for (id, lease) in leases.iter() {
             self.start(id, lease, now);
         }
     }
@@ -202,6 +217,7 @@ impl Clock {
         match proposal {
             Proposal::Expire { id, .. } => self.revive(*id, now),
             Proposal::Checkpoint { leases, .. } => {
+                // NB: lease time, if it was in there, waits for its next turn.
                 for (id, _, millis) in leases {
                     let Some(timer) = self.timers.get_mut(id) else { continue };
                     if *millis == 0 {
@@ -236,7 +252,7 @@ impl Clock {
         let (old_due, old_report) = (timer.due, timer.report_at);
         timer.deadline = now + timer.ttl;
         timer.due = timer.deadline;
-        timer.report_at = now + first_report(timer.ttl, &self.options);
+        timer.report_at = report_at(now, timer.ttl, &self.options);
         let ttl = timer.ttl_seconds;
         if timer.state == State::Alive {
             self.expiries.remove(&(old_due, id));
@@ -267,7 +283,25 @@ impl Clock {
             return Some(Duration::ZERO);
         }
         let first = |queue: &BTreeSet<(Duration, LeaseId)>| queue.first().map(|(at, _)| *at);
-        first(&self.expiries).into_iter().chain(first(&self.reports)).min()
+        let moments = [first(&self.expiries), first(&self.reports), self.next_tick()];
+        moments.into_iter().flatten().min()
+    }
+
+    /// How far lease time in the table may lag: an eighth of the shortest TTL of all the leases that go by
+    /// it, within bounds.
+    pub fn tick(&self) -> Option<Duration> {
+        let (shortest, _) = self.reported.first()?;
+        Some((*shortest / 8).clamp(self.options.tick_min, self.options.tick_max))
+    }
+
+    fn next_tick(&self) -> Option<Duration> {
+        Some(self.ticked + self.tick()?)
+    }
+
+    /// Lease time, rounded down: what is left by it is rounded up.
+    fn time_millis(&self, now: Duration) -> u64 {
+        let (at, time) = self.started;
+        u64::try_from((time + now.saturating_sub(at)).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Returns what should be proposed now and counts it as proposed.
@@ -283,7 +317,7 @@ impl Clock {
                 Some((id, timer.mark, 0))
             })
             .collect();
-        self.push_checkpoints(term, resets, &mut proposals);
+        self.push_checkpoints(term, now, resets, &mut proposals);
         for _ in 0..self.options.expiries_per_poll_max {
             let Some(&(due, id)) = self.expiries.first() else { break };
             if due > now {
@@ -296,7 +330,10 @@ impl Clock {
             proposals.push(Proposal::Expire { term, id, mark: timer.mark });
         }
         let reports = self.due_reports(now);
-        self.push_checkpoints(term, reports, &mut proposals);
+        self.push_checkpoints(term, now, reports, &mut proposals);
+        if self.next_tick().is_some_and(|at| at <= now) {
+            self.push_checkpoint(term, now, Vec::new(), &mut proposals);
+        }
         proposals
     }
 
@@ -310,20 +347,28 @@ impl Clock {
             if timer.state == State::Ending || timer.reset != Reset::No {
                 continue;
             }
+            // For those whose end is in the table, lease time says it all.
+            if timer.reported {
+                continue;
+            }
             if let Some(millis) = remainder(rest, timer.ttl) {
                 timer.reporting += 1;
                 leases.push((*id, timer.mark, millis));
             }
         }
         let mut proposals = Vec::new();
-        self.push_checkpoints(term, leases, &mut proposals);
+        if leases.is_empty() && !self.reported.is_empty() {
+            self.push_checkpoint(term, now, leases, &mut proposals);
+        } else {
+            self.push_checkpoints(term, now, leases, &mut proposals);
+        }
         proposals
     }
 
     /// Asserts the invariants.
     pub fn check(&self) {
         assert!(self.term.is_some() || self.timers.is_empty(), "a standing clock has timers");
-        let mut alive = 0;
+        let (mut alive, mut waiting, mut known) = (0, 0, 0);
         for (id, timer) in &self.timers {
             assert!(timer.due >= timer.deadline, "{id}: due before its time: {timer:?}");
             let queued = self.expiries.contains(&(timer.due, *id));
@@ -334,23 +379,25 @@ impl Clock {
             );
             alive += usize::from(queued);
             let reports = self.reports.contains(&(timer.report_at, *id));
-            assert_eq!(reports, timer.state == State::Alive, "{id}: report queue: {timer:?}");
+            let wanted = timer.state == State::Alive && !timer.reported;
+            assert_eq!(reports, wanted, "{id}: report queue: {timer:?}");
+            waiting += usize::from(reports);
+            let reported = self.reported.contains(&(timer.ttl, *id));
+            assert_eq!(reported, timer.reported, "{id}: the reported: {timer:?}");
+            known += usize::from(reported);
             assert_eq!(self.resets.contains(id), timer.reset == Reset::Wanted, "{id}: {timer:?}");
         }
         assert_eq!(alive, self.expiries.len(), "the expiry queue has strangers");
-        assert_eq!(alive, self.reports.len(), "the report queue has strangers");
+        assert_eq!(waiting, self.reports.len(), "the report queue has strangers");
+        assert_eq!(known, self.reported.len(), "the reported have strangers");
     }
 
     fn start(&mut self, id: LeaseId, lease: &Lease, now: Duration) {
         self.remove(id);
         let ttl = seconds(lease.granted_seconds);
-        let deadline = now + lease.life();
-        let reported = lease.remaining.is_some();
-        let wait = if reported {
-            next_report(ttl, &self.options)
-        } else {
-            first_report(ttl, &self.options)
-        };
+        let (started, time) = self.started;
+        let deadline = now + lease.life(time + now.saturating_sub(started));
+        let reported = lease.until.is_some();
         let timer = Timer {
             ttl,
             ttl_seconds: lease.granted_seconds,
@@ -359,12 +406,16 @@ impl Clock {
             due: deadline,
             state: State::Alive,
             reported,
-            report_at: now + wait,
+            report_at: report_at(now, ttl, &self.options),
             reporting: 0,
             reset: Reset::No,
         };
         self.expiries.insert((deadline, id));
-        self.reports.insert((timer.report_at, id));
+        if reported {
+            self.reported.insert((ttl, id));
+        } else {
+            self.reports.insert((timer.report_at, id));
+        }
         self.timers.insert(id, timer);
     }
 
@@ -372,6 +423,7 @@ impl Clock {
         if let Some(timer) = self.timers.remove(&id) {
             self.expiries.remove(&(timer.due, id));
             self.reports.remove(&(timer.report_at, id));
+            self.reported.remove(&(timer.ttl, id));
             self.resets.remove(&id);
         }
     }
@@ -385,24 +437,31 @@ impl Clock {
         timer.state = State::Alive;
         timer.due = timer.deadline.max(now + self.options.expiry_retry);
         self.expiries.insert((timer.due, id));
-        self.reports.insert((timer.report_at, id));
+        if !timer.reported {
+            self.reports.insert((timer.report_at, id));
+        }
     }
 
     fn on_checkpoint(&mut self, id: LeaseId, lease: &Lease, now: Duration) {
         let Some(timer) = self.timers.get_mut(&id) else { return };
-        timer.reported = lease.remaining.is_some();
+        self.reports.remove(&(timer.report_at, id));
+        timer.reported = lease.until.is_some();
         if timer.reported {
             timer.reporting = timer.reporting.saturating_sub(1);
         } else {
-            // A reset: every remainder was proposed before it, so none comes after it.
+            // A reset: every end was proposed before it, so none comes after it.
             timer.reporting = 0;
             if timer.reset == Reset::InFlight {
                 timer.reset = Reset::No;
             }
         }
+        if timer.reported {
+            self.reported.insert((timer.ttl, id));
+            return;
+        }
+        self.reported.remove(&(timer.ttl, id));
+        timer.report_at = report_at(now, timer.ttl, &self.options);
         if timer.state == State::Alive {
-            self.reports.remove(&(timer.report_at, id));
-            timer.report_at = now + next_report(timer.ttl, &self.options);
             self.reports.insert((timer.report_at, id));
         }
     }
@@ -415,11 +474,12 @@ impl Clock {
             }
             self.reports.pop_first();
             let timer = self.timers.get_mut(&id).expect("a queued lease has a timer");
-            timer.report_at = now + next_report(timer.ttl, &self.options);
+            // Should this one come to nothing, it has another turn.
+            timer.report_at = report_at(now, timer.ttl, &self.options);
             self.reports.insert((timer.report_at, id));
             let rest = timer.deadline.saturating_sub(now);
             // NB: nothing is reported behind a reset that a renewal waits for, or the renewal would find the
-            // remainder again, wait again, and so on as long as the client is unlucky.
+            // end again, wait again, and so on as long as the client is unlucky.
             if timer.reset == Reset::No
                 && timer.reporting == 0
                 && let Some(millis) = remainder(rest, timer.ttl)
@@ -431,14 +491,26 @@ impl Clock {
         leases
     }
 
-    fn push_checkpoints(
-        &self,
+    fn push_checkpoint(
+        &mut self,
         term: Term,
+        now: Duration,
+        leases: Vec<(LeaseId, Index, u64)>,
+        proposals: &mut Vec<Proposal>,
+    ) {
+        self.ticked = now;
+        proposals.push(Proposal::Checkpoint { term, time_millis: self.time_millis(now), leases });
+    }
+
+    fn push_checkpoints(
+        &mut self,
+        term: Term,
+        now: Duration,
         leases: Vec<(LeaseId, Index, u64)>,
         proposals: &mut Vec<Proposal>,
     ) {
         for some in leases.chunks(self.options.checkpoint_leases_max) {
-            proposals.push(Proposal::Checkpoint { term, leases: some.to_vec() });
+            self.push_checkpoint(term, now, some.to_vec(), proposals);
         }
     }
 }
@@ -452,14 +524,15 @@ impl Proposal {
     }
 }
 
-/// After a grant or a renewal: half the TTL, so that an owner who renews each third is never written down.
-fn first_report(ttl: Duration, options: &ClockOptions) -> Duration {
-    (ttl / 2).clamp(options.checkpoint_interval_min, options.checkpoint_interval_max)
-}
-
-/// After that: the owner seems to be gone, and the rest is followed more closely.
-fn next_report(ttl: Duration, options: &ClockOptions) -> Duration {
-    (ttl / 8).clamp(options.checkpoint_interval_min, options.checkpoint_interval_max)
+/// When the end of a lease is written down that was granted or renewed now: after half the TTL, so that an
+/// owner who renews each third is never written down. Moments are rounded up to whole steps, so that leases
+/// of one kind share an entry.
+fn report_at(now: Duration, ttl: Duration, options: &ClockOptions) -> Duration {
+    let at = now + (ttl / 2).min(options.report_after_max);
+    let step = (ttl / 32).clamp(Duration::from_millis(100), Duration::from_secs(10));
+    let steps = at.as_nanos().div_ceil(step.as_nanos());
+    let rounded = u64::try_from(steps * step.as_nanos()).map(Duration::from_nanos);
+    rounded.unwrap_or(at)
 }
 
 /// What a checkpoint says: milliseconds, rounded up, since it may lengthen a lease by one and never shorten

@@ -49,9 +49,13 @@ impl World {
 
     fn changed(&mut self, change: Change, out: &mut String) {
         let _ = match change {
-            Change::Granted(id, lease) => writeln!(out, "{id} granted: {}", print(&lease)),
+            Change::Granted(id, lease) => {
+                writeln!(out, "{id} granted: {}", print(&lease, self.leases.time()))
+            }
             Change::Revoked(id) => writeln!(out, "{id} revoked"),
-            Change::Checkpointed(id, lease) => writeln!(out, "{id} written: {}", print(&lease)),
+            Change::Checkpointed(id, lease) => {
+                writeln!(out, "{id} written: {}", print(&lease, self.leases.time()))
+            }
             Change::Spared(id) => writeln!(out, "{id} spared"),
         };
         self.clock.on(&change, self.now);
@@ -71,7 +75,8 @@ impl World {
                     changes.push(Change::Spared(id));
                 }
             }
-            Proposal::Checkpoint { term, leases } => {
+            Proposal::Checkpoint { term, time_millis, leases } => {
+                self.leases.advance(position, term, time_millis, &mut writes);
                 for entry in leases {
                     match self.leases.checkpoint(position, term, entry, &mut writes) {
                         Some(lease) => changes.push(Change::Checkpointed(entry.0, lease)),
@@ -90,10 +95,10 @@ impl World {
                 Proposal::Expire { term, id, mark } => {
                     writeln!(out, "expire {id} of {mark} in {term}")
                 }
-                Proposal::Checkpoint { term, leases } => {
+                Proposal::Checkpoint { term, time_millis, leases } => {
                     let list: Vec<_> =
-                        leases.iter().map(|(id, _, millis)| format!("{id}:{millis}ms")).collect();
-                    writeln!(out, "checkpoint {} in {term}", list.join(" "))
+                        leases.iter().map(|(id, _, millis)| format!(" {id}:{millis}ms")).collect();
+                    writeln!(out, "checkpoint at {time_millis}ms{} in {term}", list.concat())
                 }
             };
             self.log.push_back(proposal);
@@ -129,7 +134,7 @@ impl Interpreter for World {
             // A new leader: the one before it took its clock along.
             "lead" => {
                 self.term = Term(line.number("term", self.term.0));
-                self.clock.lead(self.term, self.now, self.leases.iter());
+                self.clock.lead(self.term, self.now, &self.leases);
             }
             "stop" => self.clock.stop(),
             "restart" => {
@@ -172,7 +177,7 @@ impl Interpreter for World {
             "next" => out = format!("{:?}", self.clock.next_poll()),
             "table" => {
                 for (id, lease) in self.leases.iter() {
-                    let _ = writeln!(out, "{id}: {}", print(lease));
+                    let _ = writeln!(out, "{id}: {}", print(lease, self.leases.time()));
                 }
             }
             other => panic!("no command {other}"),
@@ -189,8 +194,8 @@ impl Interpreter for World {
     }
 }
 
-fn print(lease: &Lease) -> String {
-    let rest = lease.remaining.map_or("all".into(), |rest| format!("{rest:?}"));
+fn print(lease: &Lease, time: Duration) -> String {
+    let rest = lease.until.map_or("all".into(), |_| format!("{:?}", lease.life(time)));
     format!("{}s, {rest} left, mark {}", lease.granted_seconds, lease.mark)
 }
 
@@ -204,9 +209,62 @@ fn a_damaged_row_is_named_and_not_guessed() {
     let row = |key: &'static [u8], value: &'static [u8]| {
         (Bytes::from_static(key), Bytes::from_static(value))
     };
-    for (key, value) in
-        [row(b"1234567", &[0; 24]), row(b"12345678", &[0; 23]), row(b"12345678", &[0; 25])]
-    {
+    for (key, value) in [
+        row(b"1234567", &[0; 24]),
+        row(b"12345678", &[0; 23]),
+        row(b"12345678", &[0; 25]),
+        row(&[0; 8], &[0; 7]),
+    ] {
         assert_eq!(Leases::load([(key.clone(), value)].into_iter()), Err(key));
+    }
+}
+
+/// Runs a cluster's leases for a while, the leader polled each 50 ms and all it proposes applied at once;
+/// returns how many entries that came to. `renew_every` is how often owners renew.
+fn entries(count: i64, ttl: i64, renew_every: Option<Duration>, lasting: Duration) -> usize {
+    let mut world = World::new();
+    let mut out = String::new();
+    for id in 1..=count {
+        let mut writes = Vec::new();
+        world.leases.grant(Index(1), LeaseId(id), ttl, &mut writes).expect("ids are new");
+    }
+    world.clock.lead(Term(1), world.now, &world.leases);
+    let mut entries = 0;
+    let owners = if renew_every.is_some() { count } else { 0 };
+    let mut renewed = vec![Duration::ZERO; usize::try_from(owners).expect("few")];
+    while world.now < lasting {
+        world.now += Duration::from_millis(50);
+        for (last, id) in renewed.iter_mut().zip(1..) {
+            if renew_every.is_some_and(|every| world.now >= *last + every)
+                && let Renewal::Renewed { .. } = world.clock.renew(LeaseId(id), world.now)
+            {
+                *last = world.now;
+            }
+        }
+        if world.clock.next_poll().is_some_and(|at| at <= world.now) {
+            for proposal in world.clock.poll(world.now) {
+                entries += 1;
+                world.apply(proposal, None, &mut out);
+                out.clear();
+            }
+        }
+    }
+    world.clock.check();
+    assert_eq!(i64::try_from(world.leases.len()), Ok(count), "a lease ended early");
+    entries
+}
+
+#[test]
+fn ten_thousand_silent_leases_cost_an_entry_each_half_minute() {
+    let spent = entries(10_000, 3_600, None, Duration::from_secs(1_800));
+    // Ten for the ends, the rest for lease time.
+    assert!((60..=75).contains(&spent), "{spent} entries in half an hour");
+}
+
+#[test]
+fn owners_who_renew_by_thirds_cost_no_entries() {
+    for ttl in [3, 10, 60, 119] {
+        let third = super::table::seconds(ttl) / 3;
+        assert_eq!(entries(5, ttl, Some(third), Duration::from_secs(600)), 0, "of {ttl} s");
     }
 }

@@ -89,7 +89,9 @@ impl Step<'_> {
             Op::LeaseGrant { id, ttl } => self.grant(*id, *ttl),
             Op::LeaseRevoke { id } => self.revoke(*id),
             Op::LeaseExpire { term, leases } => self.expire(*term, leases),
-            Op::LeaseCheckpoint { term, leases } => self.checkpoint(*term, leases),
+            Op::LeaseCheckpoint { term, time_millis, leases } => {
+                self.checkpoint(*term, *time_millis, leases)
+            }
             Op::Alarm { action, member, alarm } => {
                 self.alarm(*action, Alarm { kind: *alarm, member: *member })
             }
@@ -260,9 +262,10 @@ impl Step<'_> {
         self.commit(writer.finish(), writes);
     }
 
-    fn checkpoint(&mut self, term: Term, leases: &[LeaseRemaining]) -> Outcome {
+    fn checkpoint(&mut self, term: Term, time_millis: u64, leases: &[LeaseRemaining]) -> Outcome {
         let mut writes = Vec::new();
         let mut state = self.machine.shared.write();
+        state.leases.advance(self.position, term, time_millis, &mut writes);
         for LeaseRemaining { id, mark, remaining_millis } in leases {
             let rest = (*id, Index(*mark), *remaining_millis);
             if let Some(lease) = state.leases.checkpoint(self.position, term, rest, &mut writes) {
@@ -388,11 +391,11 @@ impl From<lease::Proposal> for Op {
             lease::Proposal::Expire { term, id, mark } => {
                 Self::LeaseExpire { term, leases: vec![LeaseMark { id, mark: mark.0 }] }
             }
-            lease::Proposal::Checkpoint { term, leases } => {
+            lease::Proposal::Checkpoint { term, time_millis, leases } => {
                 let leases = leases.into_iter().map(|(id, mark, remaining_millis)| {
                     LeaseRemaining { id, mark: mark.0, remaining_millis }
                 });
-                Self::LeaseCheckpoint { term, leases: leases.collect() }
+                Self::LeaseCheckpoint { term, time_millis, leases: leases.collect() }
             }
         }
     }

@@ -28,8 +28,8 @@ pub struct LeaseInfo {
     pub id: LeaseId,
     /// The seconds it was granted for.
     pub granted_seconds: i64,
-    /// What was left when that was last written down; `None` for all.
-    pub remaining: Option<Duration>,
+    /// The lease time of its end, if that is written down.
+    pub until: Option<Duration>,
     /// The entry that granted it.
     pub mark: Index,
 }
@@ -108,10 +108,5 @@ fn as_slice(bound: &Bound<[u8; 8]>) -> Bound<&[u8]> {
 }
 
 fn info(id: LeaseId, lease: &lease::Lease) -> LeaseInfo {
-    LeaseInfo {
-        id,
-        granted_seconds: lease.granted_seconds,
-        remaining: lease.remaining,
-        mark: lease.mark,
-    }
+    LeaseInfo { id, granted_seconds: lease.granted_seconds, until: lease.until, mark: lease.mark }
 }

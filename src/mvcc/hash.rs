@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use super::codec::{self, Body};
 use super::frame::{Damage, decode_row};
-use super::scrub::Hold;
+use super::scrub::{Hold, scrubbed_in};
 use super::store::{Inner, Store};
 use crate::command::{Refusal, RowId};
 use crate::storage::Table;
@@ -71,8 +71,8 @@ impl Store {
         if let Some(job) = self.inner.scrub().compaction_hash(revision) {
             return Ok(match job {
                 Remembered::Known(hash) => HashJob::done(hash),
-                Remembered::Computable { revision, previous, scrubbed } => {
-                    self.rows_job(Rows::new(previous, revision, scrubbed, true), hold)
+                Remembered::Computable { revision, previous } => {
+                    self.rows_job(Rows::new(previous, revision, true), hold)
                 }
             });
         }
@@ -107,8 +107,7 @@ impl Store {
         {
             return Err(Refusal::Compacted(compact));
         }
-        let scrubbed = self.inner.scrub().scrubbed();
-        Ok(self.rows_job(Rows::new(compact, revision, scrubbed, false), hold))
+        Ok(self.rows_job(Rows::new(compact, revision, false), hold))
     }
 
     fn rows_job(&self, rows: Rows, hold: Hold) -> HashJob {
@@ -121,7 +120,7 @@ impl Store {
 /// What is known of the hash of a compaction.
 pub(super) enum Remembered {
     Known(HashKv),
-    Computable { revision: Revision, previous: Option<Revision>, scrubbed: Option<Revision> },
+    Computable { revision: Revision, previous: Option<Revision> },
 }
 
 /// A hash in the making.
@@ -169,7 +168,8 @@ pub(super) struct Rows {
     /// Rows at or below `compact` that are superseded after it, but up to `revision`.
     superseded: Vec<RowId>,
     learning: bool,
-    next: RowId,
+    /// Where to read on; `None` before the first step.
+    next: Option<RowId>,
     /// Living keys at `revision`, as far as the rows were walked.
     alive: i64,
     /// Whether the compaction keeps a tombstone.
@@ -180,15 +180,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) fn new(
-        compact: Option<Revision>,
-        revision: Revision,
-        scrubbed: Option<Revision>,
-        compaction: bool,
-    ) -> Self {
-        // What rows below `scrubbed` supersede is removed already. Rows of that revision itself may
-        // supersede one another and still be there.
-        let from = scrubbed.unwrap_or_default();
+    pub(super) fn new(compact: Option<Revision>, revision: Revision, compaction: bool) -> Self {
         Self {
             compact,
             revision,
@@ -196,7 +188,7 @@ impl Rows {
             gone: Vec::new(),
             superseded: Vec::new(),
             learning: compact.is_some(),
-            next: RowId::new(if compact.is_some() { from } else { Revision(0) }, 0),
+            next: None,
             alive: 0,
             kept_tombstone: false,
             keeping: seed(),
@@ -216,7 +208,16 @@ impl Rows {
     /// Walks on; says whether it is through.
     pub(super) fn step(&mut self, inner: &Inner, rows_max: usize) -> Result<bool, Damage> {
         let entered = inner.enter();
-        let from = codec::row_key(self.next);
+        // What rows below `scrubbed` supersede is removed already. Rows of that revision itself may supersede
+        // one another and still be there. NB: the view must say so, not the scrub, which is further by what
+        // its open transaction holds: rows would be taken for removed that are still in the view.
+        let start = match self.next {
+            Some(next) => next,
+            None if self.learning => RowId::new(scrubbed_in(&entered.view)?.unwrap_or_default(), 0),
+            None => RowId::new(Revision(0), 0),
+        };
+        let mut next = start;
+        let from = codec::row_key(start);
         let to = codec::row_key(RowId::new(self.revision.next(), 0));
         let rows = entered.view.scan(Table::Rows, Bound::Included(&from), Bound::Excluded(&to));
         let mut seen = 0;
@@ -228,9 +229,10 @@ impl Rows {
             } else {
                 self.feed(id, &row)?
             }
-            self.next = RowId::new(id.main, id.sub + 1);
+            next = RowId::new(id.main, id.sub + 1);
             seen += 1;
         }
+        self.next = Some(next);
         if seen == rows_max {
             return Ok(false);
         }
@@ -240,7 +242,7 @@ impl Rows {
         self.gone.sort_unstable();
         self.superseded.sort_unstable();
         self.learning = false;
-        self.next = RowId::new(Revision(0), 0);
+        self.next = Some(RowId::new(Revision(0), 0));
         Ok(false)
     }
 

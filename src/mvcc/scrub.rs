@@ -90,10 +90,7 @@ enum Work {
 impl Scrub {
     /// Reads where the scrub stood.
     pub(super) fn load(view: &View<'_>, compact: Option<Revision>) -> Result<Self, Damage> {
-        let mut scrub = Self::default();
-        if let Some(stored) = view.get(Table::Meta, META_SCRUBBED) {
-            scrub.scrubbed = parse(META_SCRUBBED, &stored)?.0;
-        }
+        let mut scrub = Self { scrubbed: scrubbed_in(view)?, ..Self::default() };
         for (key, stored) in view.scan_prefix(Table::Meta, META_COMPACTION) {
             let (previous, _) = parse(&key, &stored)?;
             scrub.pending.push_back((suffix(META_COMPACTION, &key)?, previous));
@@ -114,11 +111,6 @@ impl Scrub {
     /// Takes note of a compaction that was just applied.
     pub(super) fn compacted(&mut self, revision: Revision, previous: Option<Revision>) {
         self.pending.push_back((revision, previous));
-    }
-
-    /// The last compaction whose rows are all gone.
-    pub(super) fn scrubbed(&self) -> Option<Revision> {
-        self.scrubbed
     }
 
     /// Says once, after each scrub, that there may be buckets to merge.
@@ -142,8 +134,15 @@ impl Scrub {
             return Some(Remembered::Known(*hash));
         }
         let (_, previous) = self.pending.iter().find(|(other, _)| *other == revision)?;
-        let (previous, scrubbed) = (*previous, self.scrubbed);
-        Some(Remembered::Computable { revision, previous, scrubbed })
+        Some(Remembered::Computable { revision, previous: *previous })
+    }
+}
+
+/// Reads the last compaction whose rows are all gone, as this view sees them.
+pub(super) fn scrubbed_in(view: &View<'_>) -> Result<Option<Revision>, Damage> {
+    match view.get(Table::Meta, META_SCRUBBED) {
+        Some(stored) => Ok(parse(META_SCRUBBED, &stored)?.0),
+        None => Ok(None),
     }
 }
 
@@ -189,7 +188,7 @@ impl Store {
                     // All rows of the compaction before are walked again: its own may still be there.
                     Work::Delete(RowId::new(previous.unwrap_or_default(), 0))
                 } else {
-                    Work::Hash(Box::new(Rows::new(previous, target, scrub.scrubbed, true)))
+                    Work::Hash(Box::new(Rows::new(previous, target, true)))
                 }
             });
             (target, previous, work)

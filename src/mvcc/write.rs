@@ -390,11 +390,8 @@ impl Writer<'_> {
         if !mutant!("E19") {
             check_path(txn, &path, &mut |op| match op {
                 TxnOp::Put(put) => check_put(&frame, put, leases),
-                _ => Ok(()),
-            })?;
-            check_path(txn, &path, &mut |op| match op {
                 TxnOp::Range(range) => check_range(range, current, compact).map_err(Failure::from),
-                _ => Ok(()),
+                TxnOp::DeleteRange(_) | TxnOp::Txn(_) => Ok(()),
             })?;
         }
         self.run(txn, &path, leases)

@@ -57,7 +57,7 @@ impl LeaseShell {
         now: Instant,
     ) {
         if self.clock.leads() != Some(term) && applied.iter().any(|entry| entry.term == term) {
-            machine.reader().with_leases(|leases| self.clock.lead(term, now.0, leases.iter()));
+            machine.reader().with_leases(|leases| self.clock.lead(term, now.0, leases));
         }
     }
 
@@ -127,8 +127,9 @@ impl LeaseShell {
                 id: lease.id,
                 mark: lease.mark.into(),
             }),
-            Op::LeaseCheckpoint { term, leases } => Some(Proposal::Checkpoint {
+            Op::LeaseCheckpoint { term, time_millis, leases } => Some(Proposal::Checkpoint {
                 term: *term,
+                time_millis: *time_millis,
                 leases: leases.iter().map(|l| (l.id, l.mark.into(), l.remaining_millis)).collect(),
             }),
             _ => None,
@@ -165,8 +166,9 @@ fn op(proposal: Proposal) -> Op {
         Proposal::Expire { term, id, mark } => {
             Op::LeaseExpire { term, leases: vec![LeaseMark { id, mark: mark.0 }] }
         }
-        Proposal::Checkpoint { term, leases } => Op::LeaseCheckpoint {
+        Proposal::Checkpoint { term, time_millis, leases } => Op::LeaseCheckpoint {
             term,
+            time_millis,
             leases: leases
                 .into_iter()
                 .map(|(id, mark, remaining_millis)| LeaseRemaining {

@@ -122,6 +122,15 @@ func failures(ctx context.Context, c *clientv3.Client, p string) {
 	check(errors.Is(err, rpctypes.ErrTooManyOps), "129 operations: %v", err)
 	_, err = c.Put(ctx, p+"huge", strings.Repeat("x", 1_600_000))
 	check(errors.Is(err, rpctypes.ErrRequestTooLarge), "1.6 MB: %v", err)
+	// A message that is too large already as such: the client is told not to look, the server has to.
+	careless := must(clientv3.New(clientv3.Config{
+		Endpoints: c.Endpoints(), DialTimeout: 5 * time.Second, Logger: zap.NewNop(), MaxCallSendMsgSize: 8 << 20,
+	}))
+	defer careless.Close()
+	_, err = careless.Put(ctx, p+"frame", strings.Repeat("x", 3_000_000))
+	check(err != nil && strings.Contains(err.Error(), "received message larger than max (") &&
+		strings.Contains(err.Error(), " vs. 2097152)"), "3 MB: %v", err)
+	check(len(must(c.Get(ctx, p+"frame")).Kvs) == 0, "something of 3 MB is there")
 	_, err = c.Revoke(ctx, 12345)
 	check(errors.Is(err, rpctypes.ErrLeaseNotFound), "revoke of an unknown lease: %v", err)
 }

@@ -1,5 +1,9 @@
 //! The clients: registers and a set, read, written and compared, each request and its end recorded.
 //!
+//! The registers under `reg/` see everything, and are judged by revisions. Those under `plain/` see nothing but
+//! what a register has (read, write, compare and set, delete), so that they are judged by the search for an
+//! order as well, which looks at no revision.
+//!
 //! A request that leaves is recorded before, its end after the answer. An error is a certain refusal only
 //! if its code says so of the request itself; whatever else goes wrong with a write leaves its outcome open,
 //! and the client never sends it again.
@@ -61,6 +65,8 @@ pub struct Client {
     written: u64,
     /// A revision of a register that was seen, for compares that can hold.
     seen: Option<(Blob, i64)>,
+    /// A plain register and the value it was seen with.
+    seen_plain: Option<(Blob, Blob)>,
     newest: i64,
 }
 
@@ -78,6 +84,7 @@ impl Client {
             kv: None,
             written: 0,
             seen: None,
+            seen_plain: None,
             newest: 0,
         }
     }
@@ -153,6 +160,8 @@ impl Client {
         reply.each_kv(&mut |kv| {
             if kv.key.starts_with(b"reg/") {
                 self.seen = Some((kv.key.clone(), kv.mod_revision));
+            } else if kv.key.starts_with(b"plain/") {
+                self.seen_plain = Some((kv.key.clone(), kv.value.clone()));
             }
         });
     }
@@ -168,6 +177,35 @@ impl Client {
     }
 
     fn operation(&mut self) -> Operation {
+        if self.random.random_range(0..4) == 0 { self.plain() } else { self.rich() }
+    }
+
+    /// An operation that a plain register has.
+    fn plain(&mut self) -> Operation {
+        let key: Blob = format!("plain/{}", self.random.random_range(0..4)).into();
+        match self.random.random_range(0..20) {
+            0..7 => Operation::Range(op::Range { key, ..Default::default() }),
+            7..12 => Operation::Put(op::Put { key, value: self.fresh(), ..Default::default() }),
+            12 => Operation::DeleteRange(op::DeleteRange { key, ..Default::default() }),
+            _ => {
+                let (key, value) = self.seen_plain.clone().unwrap_or((key, "none".into()));
+                let compare = op::Compare {
+                    key: key.clone(),
+                    range_end: Blob::default(),
+                    result: op::CompareResult::Equal,
+                    target: op::Target::Value(value),
+                };
+                let put = op::Put { key, value: self.fresh(), ..Default::default() };
+                Operation::Txn(op::Txn {
+                    compare: vec![compare],
+                    success: vec![Operation::Put(put)],
+                    failure: Vec::new(),
+                })
+            }
+        }
+    }
+
+    fn rich(&mut self) -> Operation {
         let key = self.register();
         let put = |key, value| Operation::Put(op::Put { key, value, ..Default::default() });
         let get = |key: Blob| op::Range { key, ..Default::default() };
@@ -294,14 +332,19 @@ fn to_inner(operation: &Operation) -> pb::RequestOp {
 }
 
 fn to_compare(compare: &op::Compare) -> pb::Compare {
-    let op::Target::Mod(revision) = compare.target else {
-        unreachable!("this workload compares modification revisions");
+    use pb::compare::{CompareTarget, TargetUnion};
+    let (target, union) = match &compare.target {
+        op::Target::Mod(revision) => (CompareTarget::Mod, TargetUnion::ModRevision(*revision)),
+        op::Target::Value(value) => {
+            (CompareTarget::Value, TargetUnion::Value(value.to_vec().into()))
+        }
+        other => unreachable!("this workload does not compare {other:?}"),
     };
     pb::Compare {
         result: pb::compare::CompareResult::Equal.into(),
-        target: pb::compare::CompareTarget::Mod.into(),
+        target: target.into(),
         key: compare.key.to_vec().into(),
-        target_union: Some(pb::compare::TargetUnion::ModRevision(revision)),
+        target_union: Some(union),
         ..Default::default()
     }
 }

@@ -41,7 +41,7 @@ pub struct Options {
     /// The script that makes certificates in a directory.
     #[arg(long, default_value = "scripts/certs")]
     certs: PathBuf,
-    /// How long the faults last.
+    /// How long the faults last; 0 leaves them out.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// The number of clients.
@@ -62,24 +62,47 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<bool> {
     let directory = tempfile::tempdir()?;
     let certs = options.certs.canonicalize().context("scripts/certs")?;
-    let good = faults(&options, &certs, &directory.path().join("faults")).await?;
+    let mut good = true;
+    if options.seconds > 0 {
+        good = faults(&options, &certs, &directory.path().join("faults")).await?;
+    }
     if options.gaps > 0 {
-        let gaps =
-            gap::measure(&options.server, &certs, &directory.path().join("gap"), options.gaps)
-                .await?;
-        println!("write gap after kill -9 of the leader: {}", show(&gaps));
-        if let Some(etcd) = &options.compare_etcd {
-            let gaps = gap::measure(etcd, &certs, &directory.path().join("gap-etcd"), options.gaps)
-                .await?;
-            println!("the same of {}: {}", etcd.display(), show(&gaps));
-        }
+        good &= gaps(&options, &certs, &directory.path().join("gap")).await?;
     }
     Ok(good)
 }
 
-fn show(gaps: &[Duration]) -> String {
-    let all: Vec<_> = gaps.iter().map(|gap| format!("{:.0}", gap.as_secs_f64() * 1e3)).collect();
-    format!("median {} ms (all: {})", all[all.len() / 2], all.join(", "))
+/// Measures the write gap and prints it. True if no acknowledged write was lost by the server under test.
+async fn gaps(options: &Options, certs: &Path, directory: &Path) -> Result<bool> {
+    let binaries: Vec<&Path> = [Some(&options.server), options.compare_etcd.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(|path| &**path)
+        .collect();
+    println!(
+        "write gap after kill -9 of the leader under load, three members over mTLS, {} rounds{}:",
+        options.gaps,
+        if binaries.len() > 1 { " in turns" } else { "" }
+    );
+    let measured = gap::measure(&binaries, certs, directory, options.gaps).await?;
+    for one in &measured {
+        let gaps: Vec<_> =
+            one.gaps.iter().map(|gap| format!("{:.0}", gap.as_secs_f64() * 1e3)).collect();
+        println!(
+            "{}: median {:.0} ms (rounds: {}); {} acknowledged writes, {} lost",
+            one.binary,
+            one.median().as_secs_f64() * 1e3,
+            gaps.join(", "),
+            one.acknowledged,
+            one.lost.len()
+        );
+        one.lost.iter().take(10).for_each(|lost| println!("  LOST {lost}"));
+    }
+    if let [ours, theirs] = &measured[..] {
+        let ratio = theirs.median().as_secs_f64() / ours.median().as_secs_f64().max(1e-9);
+        println!("etcd's gap is {ratio:.1} times ours");
+    }
+    Ok(measured[0].lost.is_empty())
 }
 
 async fn faults(options: &Options, certs: &Path, directory: &Path) -> Result<bool> {

@@ -4,10 +4,10 @@
 //! exact value in the protocol: the keys of a lease, a lease's remaining seconds, and keys that are equal
 //! by the field they were asked to be sorted by. All else that may differ stands in [`KNOWN`], with its reason.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay::proto::etcdserverpb::{self as pb, request_op, response_op};
-use mainstay::proto::mvccpb::KeyValue;
+use mainstay::proto::mvccpb::{Event, KeyValue, event::EventType};
 
 use super::request::{Answer, Request};
 
@@ -26,18 +26,6 @@ const EVER: (u32, u32, u32) = (u32::MAX, 0, 0);
 
 /// Every accepted difference.
 pub const KNOWN: &[Known] = &[
-    Known {
-        before: EVER,
-        reason: "a hash taken by the scrub of a compaction is kept only if the one before it was complete",
-        level: |_, ours, theirs| {
-            if let (Answer::HashKv(ours), Answer::HashKv(theirs)) = (ours, theirs)
-                && ours.compact_revision != theirs.compact_revision
-                && ours.hash_revision == ours.compact_revision.max(theirs.compact_revision)
-            {
-                (theirs.hash, theirs.compact_revision) = (ours.hash, ours.compact_revision);
-            }
-        },
-    },
     Known {
         before: (3, 7, 0),
         reason: "3.7 answers keys_only from the index, which has no leases",
@@ -97,6 +85,22 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
+        before: (3, 4, 34),
+        reason: "older ones remove a tombstone at the compacted revision, so a watch from there misses the delete",
+        level: |request, ours, theirs| {
+            if let (
+                Request::WatchLevel { compacted, .. },
+                Answer::Level(ours),
+                Answer::Level(theirs),
+            ) = (request, ours, theirs)
+            {
+                ours.iter_mut().zip(theirs).for_each(|(ours, theirs)| {
+                    level_tombstones(*compacted, &mut ours.events, &theirs.events);
+                });
+            }
+        },
+    },
+    Known {
         before: (3, 5, 0),
         reason: "older ones answer about alarms without a header",
         level: |_, ours, theirs| {
@@ -111,8 +115,10 @@ pub const KNOWN: &[Known] = &[
         before: (3, 6, 0),
         reason: "older ones check all puts of a txn before all its ranges, so of two refusals they name another",
         level: |request, ours, theirs| {
-            if let (Request::Txn(_), Answer::Error(_), Answer::Error(_)) =
+            if let (Request::Txn(_), Answer::Error(range), Answer::Error(put)) =
                 (request, &*ours, &*theirs)
+                && ["compacted", "future revision"].iter().any(|end| range.message.ends_with(end))
+                && ["lease not found", "key not found"].iter().any(|end| put.message.ends_with(end))
             {
                 *theirs = ours.clone();
             }
@@ -241,6 +247,23 @@ fn each_inner_range(
     }
 }
 
+/// Takes out of ours the deletes at the compacted revision that the reference's watcher was not told of.
+fn level_tombstones(
+    compacted: i64,
+    ours: &mut BTreeMap<i64, Vec<Event>>,
+    theirs: &BTreeMap<i64, Vec<Event>>,
+) {
+    for (watch, events) in ours.iter_mut() {
+        let told = theirs.get(watch).map_or(&[][..], |events| events);
+        events.retain(|event| {
+            let delete = event.r#type == EventType::Delete as i32;
+            let there = event.kv.as_ref().is_some_and(|kv| kv.mod_revision == compacted);
+            !(delete && there) || told.contains(event)
+        });
+    }
+    ours.retain(|_, events| !events.is_empty());
+}
+
 /// If both lists are sorted as asked and differ only in keys that compare equal, makes them alike.
 fn level_ties(
     range: &pb::RangeRequest,
@@ -354,6 +377,7 @@ pub fn shorten(text: &str, limit: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::request::Level;
     use super::*;
 
     fn kv(key: &'static str, version: i64) -> KeyValue {
@@ -381,6 +405,27 @@ mod tests {
         // A limit within the last group shows any of it, but not within an earlier one.
         assert!(equal(&request, range(vec![a.clone()], true), range(vec![b.clone()], true)));
         assert!(!equal(&request, range(vec![a, c.clone()], true), range(vec![b, c], true)));
+    }
+
+    #[test]
+    fn only_deletes_at_the_compacted_revision_may_be_missing_and_only_in_old_ones() {
+        let delete = |revision| Event {
+            r#type: EventType::Delete as i32,
+            kv: Some(KeyValue { mod_revision: revision, ..kv("a", 0) }),
+            prev_kv: None,
+        };
+        let told = |events: Vec<Event>| {
+            let events = BTreeMap::from([(7, events)]);
+            Answer::Level(vec![Level { events, ..Level::default() }])
+        };
+        let request = Request::WatchLevel { streams: vec![0], revision: 9, compacted: 5 };
+        let equal = |ours, theirs, version| {
+            matches!(compare(&request, told(ours), told(theirs), version, 0), Verdict::Equal(_))
+        };
+        assert!(equal(vec![delete(5), delete(6)], vec![delete(6)], (3, 4, 23)));
+        assert!(!equal(vec![delete(5), delete(6)], vec![delete(6)], (3, 5, 16)));
+        assert!(!equal(vec![delete(5), delete(6)], vec![delete(5)], (3, 4, 23)));
+        assert!(!equal(vec![delete(6)], vec![delete(5), delete(6)], (3, 4, 23)));
     }
 
     #[test]

@@ -38,8 +38,6 @@ pub struct Abilities {
     pub stream_ranges: bool,
     /// Txns in txns, so deep.
     pub nesting: usize,
-    /// Compactions that wait for the scrub.
-    pub physical: bool,
     /// Numbers that are no sort option; refused since 3.6.
     pub sort_checked: bool,
     /// Watches from below zero; refused since 3.6.
@@ -372,10 +370,7 @@ impl Generator {
             3..8 => self.revision,
             _ => self.past(),
         };
-        Request::Compact(pb::CompactionRequest {
-            revision,
-            physical: self.random.random::<bool>() && self.abilities.physical,
-        })
+        Request::Compact(pb::CompactionRequest { revision, physical: self.random.random() })
     }
 
     fn watch_create(&mut self) -> Request {

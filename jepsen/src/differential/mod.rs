@@ -7,14 +7,22 @@
 //! crash) and once in a while, the watch streams are asked for progress, and what the watchers have said by
 //! then is compared.
 //!
+//! Beforehand bad requests are sent one by one, each with the code and text that it has to get ([`refusals`]).
+//!
+//! A compaction takes effect at once; the rows behind it go later, and while they do, older etcds give hashes of no
+//! state at all. So each compaction is waited for (a second, physical one queues up behind it) before the next
+//! request. Ours is asked for its hashes before that, too: they must be those of afterwards already.
+//!
 //! Vocabulary: *ours* is the server under test, *the reference* is the etcd. What may differ is in [`compare`].
 //!
 //! Left out: concurrency (the checkers of histories are for that), lease expiry (clocks), auth.
 
 mod compare;
 mod generate;
+mod refusals;
 mod request;
 mod side;
+mod tally;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,6 +35,7 @@ use compare::{KNOWN, Verdict, compare, shorten, terse};
 use generate::{Abilities, Generator, STREAMS};
 use request::{Answer, Request};
 use side::Side;
+use tally::Tally;
 
 /// The flags of `jepsen differential`.
 #[derive(clap::Args)]
@@ -46,9 +55,6 @@ pub struct Options {
     /// How often both servers are killed and started again.
     #[arg(long, default_value_t = 2)]
     restarts: u64,
-    /// Send no compactions that wait for the scrub.
-    #[arg(long)]
-    no_physical: bool,
     /// How deep txns are nested at most.
     #[arg(long, default_value_t = 3)]
     nesting: usize,
@@ -70,6 +76,14 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<bool> {
     let temporary = tempfile::tempdir()?;
     let directory = options.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let wrong = {
+        let (ours, theirs) = (directory.join("server-bad"), directory.join("reference-bad"));
+        let (ours, theirs) = tokio::join!(
+            Side::start("server", &options.server, &ours, &options.server_argument, STREAMS),
+            Side::start("reference", &options.reference, &theirs, &[], STREAMS),
+        );
+        refusals::run(&mut ours?, &mut theirs?).await?
+    };
     let (ours, theirs) = (directory.join("server"), directory.join("reference"));
     let (ours, theirs) = tokio::join!(
         Side::start("server", &options.server, &ours, &options.server_argument, STREAMS),
@@ -81,7 +95,6 @@ pub async fn run(options: Options) -> Result<bool> {
     let stream_ranges = theirs.version >= (3, 7, 0);
     let abilities = Abilities {
         stream_ranges,
-        physical: !options.no_physical,
         nesting: options.nesting,
         sort_checked: theirs.version >= (3, 6, 0),
         start_checked: theirs.version >= (3, 6, 0),
@@ -92,10 +105,10 @@ pub async fn run(options: Options) -> Result<bool> {
         theirs,
         started: Instant::now(),
         sent: 0,
-        kinds: BTreeMap::new(),
-        refused: 0,
-        events: 0,
-        hashes: 0,
+        tally: Tally::default(),
+        remembered: BTreeMap::new(),
+        forgotten: BTreeMap::new(),
+        recalled: 0,
         used: vec![0; KNOWN.len()],
         differences: 0,
         options,
@@ -103,7 +116,7 @@ pub async fn run(options: Options) -> Result<bool> {
     let outcome = run.all().await;
     run.summary(stream_ranges);
     outcome?;
-    Ok(run.differences == 0)
+    Ok(run.differences == 0 && wrong == 0)
 }
 
 struct Run {
@@ -113,10 +126,13 @@ struct Run {
     theirs: Side,
     started: Instant,
     sent: u64,
-    kinds: BTreeMap<&'static str, u64>,
-    refused: u64,
-    events: usize,
-    hashes: u64,
+    tally: Tally,
+    /// What the reference answered about the hash of each compaction, while it remembers it.
+    remembered: BTreeMap<i64, pb::HashKvResponse>,
+    /// The same of those that it has forgotten because it was started again.
+    forgotten: BTreeMap<i64, pb::HashKvResponse>,
+    /// How often one of those was compared.
+    recalled: u64,
     used: Vec<u64>,
     differences: u64,
 }
@@ -138,11 +154,14 @@ impl Run {
             }
             self.sent += 1;
             let compacts = matches!(request, Request::Compact(_));
+            let before = self.generator.compacted;
             self.ask(request).await;
-            if compacts || self.sent % 1_000 == 0 {
+            if compacts && self.generator.compacted != before {
+                self.compacted().await;
+            } else if self.sent % 1_000 == 0 {
                 // The whole store, by its hash, where nothing is asked by chance.
-                for revision in [0, self.generator.compacted, self.generator.compacted + 1] {
-                    self.ask(Request::HashKv(pb::HashKvRequest { revision })).await;
+                for request in self.whole_hashes() {
+                    self.ask(request).await;
                 }
             }
             if self.sent % restart_every == 0 {
@@ -151,6 +170,7 @@ impl Run {
                 ours?;
                 theirs?;
                 self.generator.crashed();
+                self.forgotten.append(&mut self.remembered);
                 println!("{:>8} operations: both killed and started again", self.sent);
                 self.whole_store().await;
             }
@@ -172,31 +192,60 @@ impl Run {
         Ok(())
     }
 
-    /// Asks both, compares, and lets the generator learn.
-    async fn ask(&mut self, request: Request) {
-        let (mut ours, mut theirs) =
-            tokio::join!(self.ours.ask(&request), self.theirs.ask(&request));
-        // The hash at a compacted revision is another one as soon as the scrub behind the compaction is done.
-        for _ in 0..20 {
-            match (&ours, &theirs) {
-                (Answer::HashKv(one), Answer::HashKv(other))
-                    if one.compact_revision != other.compact_revision => {}
-                _ => break,
+    /// The hashes that are asked for where nothing is asked by chance.
+    fn whole_hashes(&self) -> Vec<Request> {
+        let compacted = self.generator.compacted;
+        let revisions = [0, compacted, compacted + 1];
+        revisions.map(|revision| Request::HashKv(pb::HashKvRequest { revision })).to_vec()
+    }
+
+    /// Waits for the compaction that was just made, and compares hashes: both servers', and ours with what
+    /// it said while it was not through.
+    async fn compacted(&mut self) {
+        let requests = self.whole_hashes();
+        let mut early = Vec::new();
+        for request in &requests {
+            early.push(self.ours.ask(request).await);
+        }
+        let (revision, physical) = (self.generator.compacted, true);
+        self.ask(Request::Compact(pb::CompactionRequest { revision, physical })).await;
+        for (request, early) in requests.into_iter().zip(early) {
+            let late = self.ask(request.clone()).await;
+            if early != late {
+                self.differences += 1;
+                println!(
+                    "\nDIFFERENCE {} at operation {}: {request:?} before and after the scrub of {}:\n  {early:?}\n  \
+                     {late:?}",
+                    self.differences, self.sent, self.generator.compacted
+                );
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            (ours, theirs) = tokio::join!(self.ours.ask(&request), self.theirs.ask(&request));
         }
-        *self.kinds.entry(request.kind()).or_default() += 1;
-        if matches!(theirs, Answer::Error(_)) {
-            self.refused += 1;
+    }
+
+    /// A reference that was started again does not know the hashes of earlier compactions any more, and ours does:
+    /// what it said while it did is its answer.
+    fn remember(&mut self, request: &Request, ours: &Answer, theirs: &mut Answer) {
+        let Request::HashKv(asked) = request else { return };
+        if asked.revision > self.generator.compacted {
+            return;
         }
-        if matches!(theirs, Answer::HashKv(_)) {
-            self.hashes += 1;
+        // By the compaction before, which it was computed under, one knows a hash that was remembered.
+        if let Answer::HashKv(hash) = theirs
+            && hash.compact_revision < asked.revision
+        {
+            self.remembered.insert(asked.revision, *hash);
+        } else if let Answer::HashKv(ours) = ours
+            && let Some(hash) = self.forgotten.get(&asked.revision)
+        {
+            self.recalled += 1;
+            *theirs = Answer::HashKv(pb::HashKvResponse { header: ours.header, ..*hash });
         }
-        if let Answer::Level(streams) = &theirs {
-            self.events +=
-                streams.iter().flat_map(|level| level.events.values()).map(Vec::len).sum::<usize>();
-        }
+    }
+
+    /// Asks both, compares, and lets the generator learn. Returns our answer.
+    async fn ask(&mut self, request: Request) -> Answer {
+        let (ours, mut theirs) = tokio::join!(self.ours.ask(&request), self.theirs.ask(&request));
+        self.tally.note(&request, &theirs);
         if self.options.show_from.is_some_and(|from| self.sent >= from) {
             println!(
                 "#{} {}",
@@ -205,6 +254,8 @@ impl Run {
             );
         }
         self.generator.learn(&request, &theirs);
+        self.remember(&request, &ours, &mut theirs);
+        let answer = ours.clone();
         let seconds = i64::try_from(self.started.elapsed().as_secs()).expect("a run ends");
         match compare(&request, ours, theirs, self.theirs.version, seconds) {
             Verdict::Equal(used) => used.into_iter().for_each(|known| self.used[known] += 1),
@@ -227,6 +278,7 @@ impl Run {
                 }
             }
         }
+        answer
     }
 
     /// Compares what the streams' watchers have said up to now.
@@ -235,7 +287,8 @@ impl Run {
         // its first watcher sees is behind everything else.
         let put = pb::PutRequest { key: "\0sentinel".into(), ..Default::default() };
         self.ask(Request::Put(put)).await;
-        self.ask(Request::WatchLevel { streams, revision: self.generator.revision }).await;
+        let (revision, compacted) = (self.generator.revision, self.generator.compacted);
+        self.ask(Request::WatchLevel { streams, revision, compacted }).await;
     }
 
     /// Compares everything that can be read at the end of a part: all keys at several revisions, all leases.
@@ -255,19 +308,23 @@ impl Run {
     }
 
     fn rate(&self) -> f64 {
-        self.kinds.values().sum::<u64>() as f64 / self.started.elapsed().as_secs_f64()
+        self.tally.requests as f64 / self.started.elapsed().as_secs_f64()
     }
 
     fn summary(&self, stream_ranges: bool) {
-        println!("\nrequests by kind:");
-        for (kind, count) in &self.kinds {
-            println!("  {kind:<20} {count}");
-        }
+        self.tally.print();
         if !stream_ranges {
-            println!("  range_stream         0 (the reference has none)");
+            println!("no range_stream: the reference has none");
         }
         for (known, count) in KNOWN.iter().zip(&self.used).filter(|(_, count)| **count > 0) {
             println!("accepted {count} times: {}", known.reason);
+        }
+        if self.recalled > 0 {
+            println!(
+                "accepted {} times: a restart takes the memory of compactions' hashes from the reference; ours equals \
+                 what it said before",
+                self.recalled
+            );
         }
         if self.differences > 0 {
             println!("last words of the server:\n{}", self.ours.last_words());
@@ -278,9 +335,9 @@ impl Run {
             self.sent,
             self.options.seed,
             self.rate(),
-            self.refused,
-            self.events,
-            self.hashes,
+            self.tally.refused,
+            self.tally.events,
+            self.tally.hashes,
             self.generator.revision,
             self.options.restarts,
             match self.differences {

@@ -30,10 +30,12 @@ pub enum Request {
         stream: usize,
         watch: i64,
     },
-    /// Everything that the streams' watchers have to say up to `revision`.
+    /// Everything that the streams' watchers have to say up to `revision`; `compacted` is the compacted one now,
+    /// and there was no other since they were asked last.
     WatchLevel {
         streams: Vec<usize>,
         revision: i64,
+        compacted: i64,
     },
 }
 

@@ -178,7 +178,7 @@ impl Connected {
                 self.streams[stream].create(request, compacted).await
             }
             Request::WatchCancel { stream, watch } => self.streams[stream].cancel(watch).await,
-            Request::WatchLevel { streams, revision } => {
+            Request::WatchLevel { streams, revision, .. } => {
                 // Watchers of the last stream may begin in the future, and then no progress is told there.
                 let last = self.streams.len() - 1;
                 let all = streams.iter().map(|&stream| {

@@ -31,6 +31,10 @@ fn any_key() -> impl Strategy<Value = Bytes> {
     prop_oneof![4 => "[a-e]", 1 => "[a-e]{600}"].prop_map(|s| bytes(&s))
 }
 
+fn any_time() -> impl Strategy<Value = u64> {
+    prop_oneof![9 => 0..20_000u64, 1 => any::<u64>()]
+}
+
 fn any_lease() -> impl Strategy<Value = LeaseId> {
     prop_oneof![3 => Just(0), 4 => 1..4i64, 1 => Just(-1)].prop_map(LeaseId)
 }
@@ -84,8 +88,10 @@ fn any_draft() -> impl Strategy<Value = Draft> {
                 leases: marks.into_iter().map(|(id, mark)| LeaseMark { id, mark }).collect(),
             }
         ),
-        3 => (term, any_lease(), mark, 0..20_000u64).prop_map(|(term, id, mark, remaining_millis)| {
-            Op::LeaseCheckpoint { term, leases: vec![LeaseRemaining { id, mark, remaining_millis }] }
+        3 => (term, any_lease(), mark, any_time(), any_time()).prop_map(
+            |(term, id, mark, time_millis, remaining_millis)| {
+                let leases = vec![LeaseRemaining { id, mark, remaining_millis }];
+                Op::LeaseCheckpoint { term, time_millis, leases }
         }),
         1 => (0..3u8, 0..3i32).prop_map(|(action, alarm)| Op::Alarm {
             action: [AlarmAction::Get, AlarmAction::Activate, AlarmAction::Deactivate]

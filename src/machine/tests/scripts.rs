@@ -86,7 +86,7 @@ fn op(line: &Line) -> Option<Op> {
         "checkpoint" => {
             let remaining_millis = line.number("left", 0);
             let leases = vec![LeaseRemaining { id: id(), mark, remaining_millis }];
-            Op::LeaseCheckpoint { term: term(), leases }
+            Op::LeaseCheckpoint { term: term(), time_millis: line.number("time", 0), leases }
         }
         "alarm" => Op::Alarm {
             action: match line.arg(0) {
@@ -168,7 +168,7 @@ pub(super) fn print(applied: &Applied, out: &mut String) {
             }
             LeaseChange::Revoked(id) => writeln!(out, "{id} revoked"),
             LeaseChange::Checkpointed(id, lease) => {
-                writeln!(out, "{id} has {:?} left", lease.life())
+                writeln!(out, "{id} has {:?} left", lease.life(std::time::Duration::ZERO))
             }
             LeaseChange::Spared(id) => writeln!(out, "{id} spared"),
         };

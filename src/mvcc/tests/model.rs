@@ -288,6 +288,7 @@ impl Run<'_> {
 
     fn outer(&mut self, txn: &Txn, leases: &BTreeSet<i64>) -> Result<TxnOutcome, Refusal> {
         let before = self.model.live.clone();
+        let (revision, compact) = (self.model.revision, self.model.compact);
         self.check(&before, txn, &mut |op| match op {
             TxnOp::Put(put) => {
                 if (put.ignore_value || put.ignore_lease) && !before.contains_key(&put.key) {
@@ -295,10 +296,6 @@ impl Run<'_> {
                 }
                 check_lease(put, leases)
             }
-            _ => Ok(()),
-        })?;
-        let (revision, compact) = (self.model.revision, self.model.compact);
-        self.check(&before, txn, &mut |op| match op {
             TxnOp::Range(range) if range.revision == 0 => Ok(()),
             TxnOp::Range(range) if range.revision > revision => Err(Refusal::FutureRevision),
             TxnOp::Range(range) if range.revision < compact => {
