@@ -68,10 +68,12 @@ pub struct Watcher {
 /// Streams that may break after the cluster was healed: connections of before come to their end.
 const LAST_STREAMS: u32 = 10;
 
-/// How long nothing comes before all has come, and how long a stream is read at the most at the end
-/// (progress notices never cease).
-const LAST_QUIET: Duration = Duration::from_secs(3);
-const LAST_READ: Duration = Duration::from_secs(15);
+/// How long nothing comes before all has come: longer than the keepalive needs to find out that the
+/// other end of a connection lost its power and has forgotten it.
+const LAST_QUIET: Duration = Duration::from_secs(18);
+
+/// How long a stream is read at the most at the end: progress notices never cease.
+const LAST_READ: Duration = Duration::from_secs(30);
 
 /// How a stream was left.
 #[derive(PartialEq, Eq)]
