@@ -31,7 +31,7 @@ use crate::net::tls::{
 use crate::net::{Endpoint, Options, Security, Serving, serve};
 use crate::proto::etcdserverpb as pb;
 use crate::raft;
-use crate::runtime::{Address, Instant, Lane, Runtime};
+use crate::runtime::{Address, Instant, Lane, Listener, Runtime};
 use crate::server::bootstrap::{self, BootError, Booted, Founding, Places};
 use crate::server::{
     BoxFuture, Clock, Driver, Event, Handle, Limits, NodeStatus, PeerCalls, ServeError, Settings,
@@ -155,7 +155,7 @@ pub async fn start<R: Runtime>(config: Config, runtime: R) -> Result<Server<R>, 
         listen_peer_urls = ?texts(&config.listen_peer_urls),
         "configuring peer listeners"
     );
-    let peer_listeners = listen(&runtime, &config.listen_peer_urls).await?;
+    let mut peer_listeners = listen(&runtime, &config.listen_peer_urls).await?;
     info!(
         listen_client_urls = ?texts(&config.listen_client_urls),
         "configuring client listeners"
@@ -164,7 +164,11 @@ pub async fn start<R: Runtime>(config: Config, runtime: R) -> Result<Server<R>, 
     let metrics_listeners = listen(&runtime, &config.listen_metrics_urls).await?;
 
     let places = Places::new(&config.data_dir, config.wal_dir.as_deref());
-    let booted = boot(&config, &runtime, &places, &tls).await?;
+    let booted = tokio::select! {
+        biased;
+        booted = boot(&config, &runtime, &places, &tls) => booted?,
+        () = turn_away(&mut peer_listeners) => unreachable!("it has no end"),
+    };
     info!(
         cluster_id = hex(booted.cluster_id.0),
         local_member_id = hex(booted.id.0),
@@ -226,6 +230,28 @@ pub async fn start<R: Runtime>(config: Config, runtime: R) -> Result<Server<R>, 
     clients.extend(metrics);
     let Assembled { events, status, lock, .. } = member;
     Ok(Server { handle, events, stopped: status, peers, clients, _lock: Arc::new(lock) })
+}
+
+/// Closes every connection that peers make, while this member does not know yet what it is. Founders
+/// that start together ask one another whether the cluster exists; left waiting, each would wait for
+/// the others' patience to end.
+async fn turn_away<L: Listener>(listeners: &mut [L]) {
+    let mut all: Vec<_> = listeners
+        .iter_mut()
+        .map(|listener| {
+            Box::pin(async move {
+                while let Ok(stream) = listener.accept().await {
+                    drop(stream);
+                }
+            })
+        })
+        .collect();
+    std::future::poll_fn(|cx| {
+        // A listener in trouble turns nobody away any more; whoever serves it will see it again.
+        all.retain_mut(|each| each.as_mut().poll(cx).is_pending());
+        std::task::Poll::<()>::Pending
+    })
+    .await;
 }
 
 async fn stop_of(status: &mut watch::Receiver<NodeStatus>) -> StopReason {
@@ -566,6 +592,7 @@ fn assemble<R: Runtime>(
             catchup_entries: config.snapshot_catchup_entries,
             proposals_max: PROPOSALS_MAX,
             election_ticks: config.election_ticks(),
+            pre_vote: config.pre_vote,
             scrub_rows: config.compaction_batch_limit,
             scrub_pause: config.compaction_sleep_interval,
             boot,

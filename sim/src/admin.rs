@@ -33,6 +33,11 @@ impl Admin {
         Self { endpoint, patience }
     }
 
+    /// Changes how long an answer is waited for.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     /// Asks a member how it is.
     pub async fn status(&mut self, member: &str) -> Outcome<pb::StatusResponse> {
         let mut client = self.endpoint.maintenance(member);

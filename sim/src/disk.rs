@@ -72,6 +72,8 @@ pub struct Counters {
     pub flips: u64,
     /// Calls of LMDB that were caught.
     pub engine: u64,
+    /// Syncs of LMDB that were caught.
+    pub engine_syncs: u64,
     /// Processes that died in the middle of a disk call.
     pub crashes: u64,
 }
@@ -88,6 +90,7 @@ impl Counters {
         self.errors += other.errors;
         self.flips += other.flips;
         self.engine += other.engine;
+        self.engine_syncs += other.engine_syncs;
         self.crashes += other.crashes;
     }
 }
@@ -787,7 +790,10 @@ pub(crate) fn caught_write(fd: i32, buf: &[u8], offset: u64) -> Caught {
 }
 
 pub(crate) fn caught_sync(fd: i32) -> Caught {
-    caught(fd, |owner, _| owner.sync())
+    caught(fd, |owner, _| {
+        lock(&owner.host.state).counters.engine_syncs += 1;
+        owner.sync()
+    })
 }
 
 pub(crate) fn caught_resize(fd: i32, len: u64) -> Caught {

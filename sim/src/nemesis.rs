@@ -1,6 +1,7 @@
 //! What goes wrong, and when: draws faults by the plan, strikes, and takes back what lasts.
 //!
-//! Each strike is a task of its own, so faults overlap. A strike is counted only when it took effect: a
+//! Each strike is a task of its own; by the plan strikes overlap, or the next one waits for the end of the
+//! one before (changes of members overlap with everything). A strike is counted only when it took effect: a
 //! planted crash that was never reached, or a change of members that was refused, did not fire.
 //!
 //! The fault atlas: storage faults stay recoverable. A power loss takes what was not synced, and no
@@ -16,7 +17,7 @@ use crate::admin::Admin;
 use crate::disk::Persistence;
 use crate::invariants::{Found, Violation};
 use crate::network::{Host, Params};
-use crate::plan::{CLOCK_RATE_CHANGE, Fault};
+use crate::plan::{CLOCK_RATE_CHANGE, Fault, Temper};
 use crate::rng::Rng;
 use crate::time::sleep;
 use crate::trace::lock;
@@ -43,8 +44,11 @@ pub struct Nemesis {
     planted: Mutex<BTreeMap<usize, Fault>>,
     /// Held while members change.
     membership: tokio::sync::Mutex<()>,
-    over: Duration,
+    over: Mutex<Duration>,
 }
+
+/// How long a run that is not brutal waits for its members to serve before faults strike.
+const FOUNDING_LIMIT: Duration = Duration::from_secs(20);
 
 const MODELS: &[Persistence] = &[
     Persistence::Nothing,
@@ -58,10 +62,9 @@ const MODELS: &[Persistence] = &[
 const CHANGE_LIMIT: Duration = Duration::from_secs(120);
 
 impl Nemesis {
-    /// Prepares to strike until the plan's rough time is over.
+    /// Prepares to strike by the world's plan.
     pub fn new(world: Arc<World>, members: Members, found: Found) -> Arc<Self> {
         let admin = Admin::new(world.endpoint("nemesis"), Duration::from_secs(2));
-        let over = world.time.elapsed() + world.plan.rough;
         Arc::new(Self {
             world,
             admin: Mutex::new(admin),
@@ -72,7 +75,7 @@ impl Nemesis {
             removed: Mutex::default(),
             planted: Mutex::default(),
             membership: tokio::sync::Mutex::default(),
-            over,
+            over: Mutex::default(),
         })
     }
 
@@ -90,22 +93,42 @@ impl Nemesis {
         lock(&self.admin).clone()
     }
 
+    fn over(&self) -> Duration {
+        *lock(&self.over)
+    }
+
+    /// Waits until all members serve, but not for ever.
+    async fn wait_for_members(&self) {
+        let limit = self.world.time.elapsed() + FOUNDING_LIMIT;
+        let founders = 0..self.world.plan.members as usize;
+        while founders.clone().any(|i| self.world.phase(i) != Phase::Serving)
+            && self.world.time.elapsed() < limit
+        {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Sleeps, but not beyond the rough time.
     async fn hold(&self, length: Duration) {
-        let left = self.over.saturating_sub(self.world.time.elapsed());
+        let left = self.over().saturating_sub(self.world.time.elapsed());
         sleep(length.min(left)).await;
     }
 
-    /// Strikes until the rough time is over, and returns when the last strike has ended.
+    /// Strikes until the rough time is over, heals, and returns when the last strike has ended: a
+    /// change of members that was begun is brought to its end by a healed cluster.
     pub async fn run(self: &Arc<Self>) {
         let plan = self.world.plan.clone();
         let mut rng = Rng::new(plan.seed, "nemesis");
         let mut strikes = Vec::new();
-        while self.world.time.elapsed() < self.over && !self.found.any() {
+        if plan.temper != Temper::Brutal {
+            self.wait_for_members().await;
+        }
+        *lock(&self.over) = self.world.time.elapsed() + plan.rough;
+        while self.world.time.elapsed() < self.over() && !self.found.any() {
             let pause = rng.between(plan.fault_pause.0, plan.fault_pause.1);
             self.hold(Duration::from_millis(pause)).await;
             let total: u64 = plan.faults.iter().map(|(_, weight)| weight).sum();
-            if total == 0 || self.world.time.elapsed() >= self.over {
+            if total == 0 || self.world.time.elapsed() >= self.over() {
                 continue;
             }
             let mut at = rng.below(total);
@@ -122,8 +145,18 @@ impl Nemesis {
                 rng: Rng::new(rng.next_u64(), fault.name()),
                 length,
             };
-            strikes.push(madsim::task::spawn_local(strike.run(fault)));
+            let strike = madsim::task::spawn_local(strike.run(fault));
+            // A change of members takes its time, and is to meet other faults.
+            if plan.overlap || matches!(fault, Fault::Wipe | Fault::Grow) {
+                strikes.push(strike);
+            } else {
+                // A strike that was cancelled struck nothing more.
+                let _ = strike.await;
+            }
         }
+        // Strikes that hold until now take back what they did, in their own order.
+        sleep(Duration::from_millis(1)).await;
+        self.heal().await;
         for strike in strikes {
             // A strike that was cancelled struck nothing more.
             let _ = strike.await;
@@ -135,6 +168,10 @@ impl Nemesis {
         loop {
             sleep(Duration::from_millis(100)).await;
             for i in 0..self.world.slots.len() {
+                // One unexplained end is enough: what refuses to start would do so for ever.
+                if self.found.any() {
+                    return;
+                }
                 if let Some(end) = self.world.supervise(i).await {
                     self.judge_end(i, &end);
                 }
@@ -628,15 +665,19 @@ impl Strike {
     ) -> Option<T> {
         let until = self.world().time.elapsed() + CHANGE_LIMIT;
         let mut admin = self.nemesis.admin();
+        let mut last = String::new();
         while self.world().time.elapsed() < until && !self.nemesis.found.any() {
             let member = self.rng.pick(through).clone();
             match act(&mut admin, &member).await {
                 Ok(done) => return Some(done),
                 // Done by an earlier attempt whose answer got lost.
                 Err(text) if text.contains("member not found") => return None,
-                Err(_) => sleep(Duration::from_millis(200)).await,
+                Err(text) => last = text,
             }
+            sleep(Duration::from_millis(200)).await;
         }
+        let text = format!("a change of members did not come about in {CHANGE_LIMIT:?}: {last}");
+        self.nemesis.found.add(Violation::new("membership-liveness", text));
         None
     }
 

@@ -84,6 +84,8 @@ pub struct Counters {
     pub connected: u64,
     /// Those of them on which HTTP/2 was spoken.
     pub http2: u64,
+    /// Those on which anything else was.
+    pub foreign: u64,
     /// Connections refused.
     pub refused: u64,
     /// Connections not made because of silence.
@@ -711,8 +713,10 @@ impl AsyncWrite for SimStream {
         }
         pipe.bytes += n;
         let first = !std::mem::replace(&mut pipe.sent, true);
-        if first && data.starts_with(HTTP2_PREFACE) {
-            state.counters.http2 += 1;
+        if first && self.side == 0 {
+            let spoken = data.starts_with(HTTP2_PREFACE);
+            state.counters.http2 += u64::from(spoken);
+            state.counters.foreign += u64::from(!spoken);
         }
         state.send(self.id, self.side, What::Data(Bytes::copy_from_slice(&data[..n])));
         Poll::Ready(Ok(n))

@@ -4,6 +4,11 @@
 //! fixed weights; it first draws *which* kinds there are and how often, and what ranges delays and
 //! sizes come from. So some seeds know only power losses and tiny values, others only partitions.
 //!
+//! Chance alone would make nearly every run so rough that nobody is ever answered, and an unanswered
+//! client proves nothing. So the first draw is the run's [`Temper`]. In most runs the background is what
+//! a cluster is sized for (timeouts that fit the delays and the disks) and the faults are the strikes of
+//! the nemesis, with time between them to recover; the rest are rough throughout.
+//!
 //! A plan prints itself; the verdict of a failed run begins with it.
 
 use std::fmt;
@@ -17,6 +22,8 @@ use crate::rng::Rng;
 pub struct Plan {
     /// The seed.
     pub seed: u64,
+    /// How rough it is.
+    pub temper: Temper,
     /// Members at the beginning: 1, 3 or 5.
     pub members: u32,
     /// What the members are started with.
@@ -31,7 +38,9 @@ pub struct Plan {
     pub disks: Vec<(u64, u64)>,
     /// The kinds of faults that strike, with weights.
     pub faults: Vec<(Fault, u64)>,
-    /// The pause between two faults, in milliseconds.
+    /// Whether a fault may strike while others last.
+    pub overlap: bool,
+    /// The pause between two faults (from the end of the one before, unless they overlap), in milliseconds.
     pub fault_pause: (u64, u64),
     /// How long a fault that lasts does, in milliseconds.
     pub fault_length: (u64, u64),
@@ -107,6 +116,18 @@ macro_rules! kinds {
             }
         }
     };
+}
+
+kinds! {
+    /// How rough a run is.
+    Temper {
+        /// Nothing goes wrong.
+        Calm = "calm",
+        /// Faults strike a cluster that is well between them.
+        Fair = "fair",
+        /// Slow links, slow disks, short timeouts and faults without a pause, all at once.
+        Brutal = "brutal",
+    }
 }
 
 kinds! {
@@ -249,13 +270,20 @@ impl Plan {
     /// Draws a run's plan.
     pub fn draw(seed: u64) -> Self {
         let rng = &mut Rng::new(seed, "plan");
-        let members = *rng.pick(&[1, 3, 3, 3, 3, 3, 5]);
-        let quiet = rng.chance(50_000);
+        let temper = match rng.below(20) {
+            0 => Temper::Calm,
+            1..=15 => Temper::Fair,
+            _ => Temper::Brutal,
+        };
+        let brutal = temper == Temper::Brutal;
+        let members = *rng.pick(&[1, 3, 3, 3, 3, 3, 3, 3, 5, 5]);
         let density = *rng.pick(&[100_000, 250_000, 500_000, 900_000]);
         let mut faults = some(rng, Fault::ALL, density);
-        if quiet {
+        if temper == Temper::Calm {
             faults.clear();
         }
+        let network = draw_network(rng, brutal);
+        let disk_longest = if brutal { 20_000 } else { *rng.pick(&[500, 2_000, 2_000, 10_000]) };
         let drift = *rng.pick(&[0, 0, 1_000, 50_000]);
         let offset = *rng.pick(&[0, 500, 60_000, 86_400_000]);
         let mut clocks = Vec::new();
@@ -265,20 +293,24 @@ impl Plan {
                 - i64::try_from(offset).unwrap_or(0);
             let rate = 1_000_000 - drift + rng.below(2 * drift + 1);
             clocks.push((shift, u32::try_from(rate).unwrap_or(1_000_000)));
-            disks.push(range(rng, 50, 20_000));
+            disks.push(range(rng, 50, disk_longest));
         }
+        // A step of the protocol is a message there and back and a write on each side of it.
+        let step = 2 * network.delay.1 + 2 * Duration::from_micros(disk_longest);
         Self {
             seed,
+            temper,
             members,
-            tuning: Tuning::draw(rng),
-            rough: Duration::from_millis(rng.between(5_000, 25_000)),
-            network: draw_network(rng),
+            tuning: Tuning::draw(rng, if brutal { Duration::ZERO } else { step }),
+            rough: Duration::from_millis(rng.between(6_000, 24_000)),
+            network,
             clocks,
             disks,
             faults,
-            fault_pause: range(rng, 100, 4_000),
-            fault_length: range(rng, 100, 8_000),
-            load: Load::draw(rng),
+            overlap: brutal || rng.below(4) == 0,
+            fault_pause: if brutal { range(rng, 50, 1_500) } else { range(rng, 300, 4_000) },
+            fault_length: range(rng, 100, if brutal { 8_000 } else { 3_000 }),
+            load: Load::draw(rng, brutal),
         }
     }
 
@@ -294,14 +326,20 @@ impl Plan {
 /// By how much [`Fault::ClockRate`] changes a rate at the most, in millionths.
 pub const CLOCK_RATE_CHANGE: u64 = 50_000;
 
-fn draw_network(rng: &mut Rng) -> Params {
-    let (low, high) = range(rng, 50, 20_000);
-    let tail = *rng.pick(&[0, 0, 5_000, 50_000]);
+fn draw_network(rng: &mut Rng, brutal: bool) -> Params {
+    // One machine room, one city, or far apart.
+    let longest = *rng.pick(&[1_000, 1_000, 4_000, 4_000, 20_000]);
+    let (low, high) = range(rng, 50, if brutal { 20_000 } else { longest });
+    let (tails, tail_longest, losses): (&[u32], u64, &[u32]) = if brutal {
+        (&[0, 5_000, 50_000], 1_500, &[0, 1_000, 10_000, 50_000])
+    } else {
+        (&[0, 0, 200, 2_000], 300, &[0, 0, 100, 1_000])
+    };
     Params {
         delay: (Duration::from_micros(low), Duration::from_micros(high)),
-        tail: (tail, Duration::from_millis(rng.between(10, 2_000))),
-        loss: *rng.pick(&[0, 0, 1_000, 10_000, 100_000]),
-        retransmit: Duration::from_millis(rng.between(100, 400)),
+        tail: (*rng.pick(tails), Duration::from_millis(rng.between(10, tail_longest))),
+        loss: *rng.pick(losses),
+        retransmit: Duration::from_millis(rng.between(20, 300)),
         give_up: Duration::from_secs(rng.between(3, 20)),
         window: *rng.pick(&[16 << 10, 256 << 10, 4 << 20]),
         segment: *rng.pick(&[1_400, 16 << 10, 64 << 10, 1 << 20]),
@@ -309,11 +347,13 @@ fn draw_network(rng: &mut Rng) -> Params {
 }
 
 impl Tuning {
-    fn draw(rng: &mut Rng) -> Self {
-        let heartbeat = *rng.pick(&[20, 50, 100, 100]);
+    /// Draws; an election timeout is to hold ten `step`s.
+    fn draw(rng: &mut Rng, step: Duration) -> Self {
+        let least = u64::try_from(step.as_millis()).unwrap_or(0);
+        let heartbeat = (*rng.pick(&[20, 50, 100, 100])).max(least);
         Self {
             heartbeat,
-            election: heartbeat * *rng.pick(&[5, 10, 10, 20]),
+            election: heartbeat * *rng.pick(if least == 0 { &[5, 10, 20] } else { &[10, 10, 20] }),
             snapshot_count: skewed(rng, 5, 10_000),
             catchup: skewed(rng, 1, 5_000),
             batch_interval: skewed(rng, 5, 500),
@@ -326,19 +366,22 @@ impl Tuning {
 }
 
 impl Load {
-    fn draw(rng: &mut Rng) -> Self {
-        let mut mix = some(rng, Kind::ALL, *rng.clone().pick(&[300_000, 600_000, 900_000]));
+    fn draw(rng: &mut Rng, brutal: bool) -> Self {
+        let density = *rng.pick(&[300_000, 600_000, 900_000]);
+        let mut mix = some(rng, Kind::ALL, density);
         // A run in which nothing is written judges nothing.
-        mix.push((Kind::Put, rng.between(1, 8)));
+        mix.push((Kind::Put, rng.between(4, 12)));
         mix.push((Kind::Get, rng.between(1, 8)));
+        let value_longest = *rng.pick(&[64, 64, 2_000, 40_000]);
+        let hurry = *rng.pick(&[50, 100, 200]);
         let shortest = i64::try_from(rng.between(1, 3)).unwrap_or(1);
         Self {
-            clients: u32::try_from(rng.between(1, 8)).unwrap_or(1),
-            watchers: u32::try_from(rng.below(5)).unwrap_or(0),
+            clients: u32::try_from(rng.between(2, 8)).unwrap_or(2),
+            watchers: u32::try_from(rng.below(4) + rng.below(2)).unwrap_or(0),
             keys: skewed(rng, 1, 60),
-            value_max: skewed(rng, 8, *rng.clone().pick(&[64, 2_000, 40_000])),
-            think: range(rng, 1, 200),
-            patience: rng.between(300, 8_000),
+            value_max: skewed(rng, 8, value_longest),
+            think: range(rng, 2, hurry),
+            patience: if brutal { rng.between(300, 8_000) } else { rng.between(1_000, 6_000) },
             mix,
             wander: *rng.pick(&[0, 50_000, 300_000, 1_000_000]),
             ttl: (shortest, shortest + i64::try_from(rng.below(8)).unwrap_or(0)),
@@ -359,10 +402,11 @@ impl fmt::Display for Plan {
         let Tuning { heartbeat, election, snapshot_count, catchup, .. } = self.tuning;
         writeln!(
             f,
-            "seed {}: {} members, {:?} rough; heartbeat {heartbeat} ms, election {election} ms, \
+            "seed {}: {}, {} members, {:?} of faults; heartbeat {heartbeat} ms, election {election} ms, \
              snapshot every {snapshot_count}, catch-up {catchup}, commit every {} ms, scrub {} rows \
              every {} ms, progress every {} ms, pre-vote {}",
             self.seed,
+            self.temper,
             self.members,
             self.rough,
             self.tuning.batch_interval,
@@ -373,7 +417,9 @@ impl fmt::Display for Plan {
         )?;
         writeln!(f, "  network {:?}", self.network)?;
         writeln!(f, "  clocks (ms, ppm) {:?}; disks (µs) {:?}", self.clocks, self.disks)?;
-        write!(f, "  faults every {:?} ms for {:?} ms: ", self.fault_pause, self.fault_length)?;
+        let alone = if self.overlap { "" } else { ", one at a time" };
+        let (pause, length) = (self.fault_pause, self.fault_length);
+        write!(f, "  faults every {pause:?} ms for {length:?} ms{alone}: ")?;
         list(f, &self.faults)?;
         let load = &self.load;
         write!(
@@ -403,6 +449,18 @@ mod tests {
         let plans: BTreeSet<String> = (0..200).map(|seed| Plan::draw(seed).to_string()).collect();
         assert_eq!(plans.len(), 200);
         assert_eq!(Plan::draw(7).to_string(), Plan::draw(7).to_string());
+    }
+
+    #[test]
+    fn in_most_plans_the_timeouts_fit_the_delays_and_the_disks() {
+        let fits = |seed: &u64| {
+            let plan = Plan::draw(*seed);
+            let disk = plan.disks.iter().map(|(_, longest)| *longest).max().unwrap_or(0);
+            let step = 2 * plan.network.delay.1 + 2 * Duration::from_micros(disk);
+            Duration::from_millis(plan.tuning.election) >= 10 * step
+        };
+        let fitting = (0..500).filter(fits).count();
+        assert!((375..500).contains(&fitting), "{fitting} of 500");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A run happens on a fresh thread in its own simulation. In the rough time clients work and the
 //! nemesis strikes. Then everything is healed, and *liveness* is demanded: within a bounded simulated
-//! time every member acknowledges a put, and all members stand at one applied index. After that comes
+//! time every member acknowledges a put, all members stand at one applied index, a change of members
+//! that was begun is done, and every open watch has been told everything. After that comes
 //! *safety*: what was recorded is judged by the checker, and the members' states must be equal, to
 //! one another and to what the history says. A panic anywhere in the server is a violation as well.
 
@@ -21,7 +22,7 @@ use crate::invariants::leaders::Leaders;
 use crate::invariants::{Found, Violation, monotonic};
 use crate::logs::Logs;
 use crate::nemesis::{Fired, Nemesis};
-use crate::plan::Plan;
+use crate::plan::{Plan, Temper};
 use crate::rng::Rng;
 use crate::time::sleep;
 use crate::trace::lock;
@@ -41,6 +42,8 @@ pub struct Options {
     pub mutants: Vec<String>,
     /// Write the history here.
     pub history: Option<std::path::PathBuf>,
+    /// The scenario's name, if it is one.
+    pub scenario: Option<String>,
 }
 
 /// What happened in a run.
@@ -70,6 +73,10 @@ pub struct Report {
     pub terms: usize,
     /// Questions that the checker gave up on.
     pub undecided: usize,
+    /// How much the checker judged.
+    pub judged: checker::verdict::Stats,
+    /// How rough the run was.
+    pub temper: Option<Temper>,
 }
 
 /// A run that did not hold.
@@ -83,6 +90,8 @@ pub struct Failure {
     pub violations: Vec<Violation>,
     /// One line of state a member, and its newest log lines.
     pub states: Vec<String>,
+    /// The command that shows it again.
+    pub replay: String,
 }
 
 /// Runs a seed on a fresh thread.
@@ -190,7 +199,13 @@ where
     if violations.is_empty() {
         return Ok(report);
     }
-    Err(Box::new(Failure { report, plan: text, violations, states }))
+    let what = match &options.scenario {
+        Some(name) => format!("scenario {name}"),
+        None => format!("run --seed {seed}"),
+    };
+    // NB: the workspace's features, so that nothing is compiled once more after the tests.
+    let replay = format!("cargo run --bin sim -- {what}");
+    Err(Box::new(Failure { report, plan: text, violations, states, replay }))
 }
 
 #[cfg(feature = "mutants")]
@@ -228,6 +243,7 @@ fn judge(outcome: &mut Outcome) {
     outcome.report.revision = verdict.stats.revision;
     outcome.report.events = verdict.stats.events;
     outcome.report.undecided = verdict.undecided.len();
+    outcome.report.judged = verdict.stats.clone();
     for violation in &verdict.violations {
         let mut text = violation.to_string();
         let prefix = format!("{}: ", violation.checker);
@@ -246,6 +262,7 @@ pub(crate) fn figures(world: &World) -> Report {
     }
     Report {
         seed: world.plan.seed,
+        temper: Some(world.plan.temper),
         hash: world.trace.sum(),
         simulated: world.time.elapsed(),
         network: world.network.counters(),
@@ -309,6 +326,7 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
             keys: plan.load.keys,
             shared: shared(&stop_watchers),
             numbers: numbers.clone(),
+            found: base.found.clone(),
         };
         watchers.push(madsim::task::spawn_local(watcher.run()));
     }
@@ -324,6 +342,7 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
     nemesis.run().await;
 
     stop_clients.store(true, Ordering::SeqCst);
+    // Once more: a strike that took long, like a stop, may have left its member down.
     nemesis.heal().await;
     for client in clients {
         // A client ends when its last operation has; a cancelled one has none.
@@ -351,7 +370,7 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
     outcome.judgement.lease_slack_ns = ttl_max / 1_000_000 * drift * 2;
     outcome.records = history.take();
     outcome.report = figures(&world);
-    outcome.report.score = *lock(&score);
+    outcome.report.score = lock(&score).clone();
     outcome.report.fired = nemesis.fired();
     outcome.report.terms = lock(&leaders).terms();
     let names = lock(&members).clone();

@@ -41,6 +41,6 @@ impl fmt::Display for Failure {
         for line in &self.states {
             writeln!(f, "  {line}")?;
         }
-        write!(f, "replay: cargo run -p sim -- run --seed {}", self.report.seed)
+        write!(f, "replay: {}", self.replay)
     }
 }

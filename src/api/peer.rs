@@ -61,7 +61,7 @@ impl<R: Runtime> Peer for PeerApi<R> {
         &self,
         request: Request<Streaming<wire::PeerBatch>>,
     ) -> Result<Response<Back>, Status> {
-        serve_exchange(self.transport.runtime(), &self.inbox, request).await
+        serve_exchange(&self.transport, &self.inbox, request).await
     }
 
     async fn install_snapshot(

@@ -25,7 +25,6 @@ pub(super) const NOT_YET: &[(&str, &str)] = &[
     ("discovery-endpoints", "discovery is not available"),
     ("discovery-srv", "discovery is not available"),
     ("discovery-srv-name", "discovery is not available"),
-    ("pre-vote", "members always ask before they campaign"),
     ("auto-compaction-retention", "compaction has to be requested"),
     ("client-cert-file", "the server certificate is used where a client's is needed"),
     ("client-key-file", "the server certificate is used where a client's is needed"),

@@ -501,7 +501,6 @@ fn flags_without_a_feature_are_refused_by_name() {
         ("raft-write-timeout", "6s"),
         ("discovery-token", "t --discovery-endpoints e"),
         ("discovery-endpoints", "e --discovery-token t"),
-        ("pre-vote", "false"),
         ("auto-compaction-retention", "1h"),
         ("self-signed-cert-validity", "2"),
         ("cipher-suites", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305"),
@@ -532,7 +531,7 @@ fn flags_without_a_feature_are_refused_by_name() {
     }
     // What asks for nothing is let pass.
     config(
-        "--pre-vote=true --auto-compaction-retention=0h --cors=* --metrics=none --tls-max-version=",
+        "--pre-vote=false --auto-compaction-retention=0h --cors=* --metrics=none --tls-max-version=",
     );
     config("--auto-compaction-mode=revision --raft-read-timeout=1s --log-outputs=stderr,stdout");
     config("--feature-gates=AllBeta=true,FastLeaseKeepAlive=false,PriorityRequest=false");

@@ -14,6 +14,9 @@ pub struct Config {
     pub election_ticks: u32,
     /// The time between heartbeats; several must fit into `election_ticks`.
     pub heartbeat_ticks: u32,
+    /// Whether the node asks before it campaigns. Without, a node that lost touch moves the term, and
+    /// unseats a healthy leader when it comes back.
+    pub pre_vote: bool,
     /// The most one append carries; a single larger entry still goes.
     pub append_bytes_max: u64,
     /// The most appends on their way to one peer.
@@ -35,6 +38,7 @@ impl Config {
             id,
             election_ticks: 10,
             heartbeat_ticks: 1,
+            pre_vote: true,
             append_bytes_max: 1 << 20,
             inflight_max: 256,
             inflight_bytes_max: 16 << 20,

@@ -86,6 +86,7 @@ impl Stage {
         let mut config = Config::new(id);
         let get = |name: &str| self.config.get(name).copied();
         config.election_ticks = get("election").map_or(10, |n| u32::try_from(n).unwrap());
+        config.pre_vote = get("prevote") != Some(0);
         config.append_bytes_max = get("append").unwrap_or(config.append_bytes_max);
         config.inflight_max = get("inflight").map_or(256, |n| usize::try_from(n).unwrap());
         config.uncommitted_bytes_max = get("uncommitted").unwrap_or(config.uncommitted_bytes_max);
@@ -283,7 +284,8 @@ impl Stage {
             let before = self.node(id).role();
             let asked = self.wire.len();
             self.step(id, Input::Tick);
-            let asks = self.wire.iter().skip(asked).any(|e| e.message.name() == "PreVote");
+            let asks = |e: &Envelope| ["PreVote", "Vote"].contains(&e.message.name());
+            let asks = self.wire.iter().skip(asked).any(asks);
             if asks || self.node(id).role() != before {
                 return;
             }

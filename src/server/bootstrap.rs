@@ -16,6 +16,7 @@
 //! - a founder that some running member knows as started is refused: its disk was wiped, its votes are
 //!   forgotten, and only replacing it lets it back in.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -156,6 +157,7 @@ pub(crate) fn found<R: Runtime>(
     let disk = runtime.disk();
     write_store_id(&disk, places, runtime.random_u64())?;
     runtime.crash_point("store_id_written");
+    sync_above(&disk, places)?;
     let dir = generations::fresh(&disk, &places.stores).map_err(io(&places.stores))?;
     let storage = Storage::create(&dir, StorageOptions::default())?;
     // The founders' entries are applied here and never replicated: every founder begins as if after a
@@ -180,6 +182,26 @@ pub(crate) fn found<R: Runtime>(
         log.mark(Mark { position: last.position(), conf: Bytes::new(), installed: true })?;
     }
     log.close()?;
+    Ok(())
+}
+
+/// Makes the names of the data directory and of all above it durable: a directory that was created and
+/// lies in one that was never synced is gone after a power loss, with everything in it.
+fn sync_above<D: Disk>(disk: &D, places: &Places) -> Result<(), BootError> {
+    let data_dir = places.member.parent();
+    let dirs: BTreeSet<&Path> =
+        [&places.member, &places.log].into_iter().flat_map(|dir| dir.ancestors().skip(1)).collect();
+    for dir in dirs {
+        let path = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        match disk.sync_dir(path) {
+            Ok(()) => {}
+            // Above the data directory not everything may be open to us; what is not was there before.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::PermissionDenied
+                    && Some(dir) != data_dir => {}
+            Err(error) => return Err(io(path)(error)),
+        }
+    }
     Ok(())
 }
 

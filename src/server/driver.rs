@@ -102,6 +102,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
     ) -> Result<Self, raft::RestoreError> {
         let config = raft::Config {
             election_ticks: settings.election_ticks,
+            pre_vote: settings.pre_vote,
             ..raft::Config::new(settings.id)
         };
         let node = raft::Node::new(config, restored)?;

@@ -66,6 +66,8 @@ pub(crate) struct Settings {
     pub(crate) proposals_max: usize,
     /// How many ticks an election timeout has.
     pub(crate) election_ticks: u32,
+    /// Whether this member asks before it campaigns.
+    pub(crate) pre_vote: bool,
     /// How many rows one step of physical compaction reads.
     pub(crate) scrub_rows: usize,
     /// The pause between two steps.

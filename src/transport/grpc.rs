@@ -68,6 +68,8 @@ struct Inner<R: Runtime> {
     tls: Option<Arc<ClientTls>>,
     inbox: Arc<dyn Inbox>,
     peers: Mutex<BTreeMap<NodeId, Peer<R>>>,
+    /// Members that introduced themselves and are in no configuration that is known here yet.
+    introduced: Mutex<BTreeMap<NodeId, PeerAddress>>,
 }
 
 struct Peer<R: Runtime> {
@@ -96,8 +98,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<R: Runtime> GrpcTransport<R> {
     /// Makes a transport without peers.
     pub fn new(runtime: R, own: Hello, tls: Option<Arc<ClientTls>>, inbox: Arc<dyn Inbox>) -> Self {
-        let peers = Mutex::new(BTreeMap::new());
-        Self { inner: Arc::new(Inner { runtime, own, tls, inbox, peers }) }
+        let (peers, introduced) = (Mutex::new(BTreeMap::new()), Mutex::new(BTreeMap::new()));
+        Self { inner: Arc::new(Inner { runtime, own, tls, inbox, peers, introduced }) }
+    }
+
+    /// Takes the address of a member that was admitted, if it is not known. A member that joins has an
+    /// empty configuration: it could not answer its leader, not even to say that it needs a snapshot.
+    fn introduce(&self, id: NodeId, urls: Vec<String>) {
+        let mut peers = lock(&self.inner.peers);
+        if urls.is_empty() || peers.contains_key(&id) {
+            return;
+        }
+        let address = PeerAddress { urls };
+        lock(&self.inner.introduced).insert(id, address.clone());
+        peers.insert(id, self.start_peer(id, address));
     }
 
     fn start_peer(&self, id: NodeId, address: PeerAddress) -> Peer<R> {
@@ -194,7 +208,11 @@ impl<R: Runtime> Transport for GrpcTransport<R> {
         }
     }
 
-    fn set_peers(&self, addresses: BTreeMap<NodeId, PeerAddress>) {
+    fn set_peers(&self, mut addresses: BTreeMap<NodeId, PeerAddress>) {
+        let mut introduced = lock(&self.inner.introduced);
+        introduced.retain(|id, _| !addresses.contains_key(id));
+        addresses.extend(introduced.iter().map(|(id, address)| (*id, address.clone())));
+        drop(introduced);
         let mut peers = lock(&self.inner.peers);
         peers.retain(|id, peer| addresses.get(id) == Some(&peer.address));
         for (id, address) in addresses {
@@ -361,7 +379,7 @@ pub(crate) type Back = Pin<Box<dyn Stream<Item = Result<wire::PeerBatch, Status>
 
 /// Serves one incoming stream: checks its hello, then passes everything on to the inbox.
 pub(crate) async fn serve_exchange<R: Runtime>(
-    runtime: &R,
+    transport: &GrpcTransport<R>,
     inbox: &Arc<dyn Inbox>,
     request: Request<Streaming<wire::PeerBatch>>,
 ) -> Result<Response<Back>, Status> {
@@ -380,6 +398,7 @@ pub(crate) async fn serve_exchange<R: Runtime>(
         store_id: hello.store_id,
         boot: hello.boot,
     })?;
+    transport.introduce(from, hello.peer_urls.clone());
     let (alive, back) = mpsc::channel(1);
     let inbox = inbox.clone();
     let reader: BoxFuture<()> = Box::pin(async move {
@@ -407,6 +426,6 @@ pub(crate) async fn serve_exchange<R: Runtime>(
         inbox.connection_lost(from);
         drop(alive);
     });
-    drop(runtime.spawn(Lane::Serve, "peer stream", reader));
+    drop(transport.runtime().spawn(Lane::Serve, "peer stream", reader));
     Ok(Response::new(Box::pin(Batches(back))))
 }

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use sim::plan::Plan;
-use sim::{run, storm};
+use sim::{run, scenarios, storm};
 
 /// The deterministic cluster: a seed in, a verdict out.
 ///
@@ -24,13 +24,15 @@ struct Cli {
 enum What {
     /// Run one whole-server seed: print its plan, what happened, and the verdict.
     Run(Run),
+    /// Play a scenario by name, or list them.
+    Scenario(Scenario),
     /// Run many seeds, whole-server and storm, on two threads, until done or Ctrl-C.
     Swarm(swarm::Swarm),
     /// Run seeds of the bare Raft core.
     Storm(Storm),
     /// Run a seed in two fresh processes and compare their event hashes.
     Twice(Twice),
-    /// Run seeds and print how often each fault took effect.
+    /// Run seeds and print how often each fault took effect, and how much work was done under them.
     Faults(Faults),
     /// Hunt the planted defects: which check kills each, after how many seeds.
     Hunt(hunt::Hunt),
@@ -53,6 +55,15 @@ struct Run {
     /// Switch on a planted defect (needs a build with `--features mutants`).
     #[arg(long)]
     mutant: Vec<String>,
+}
+
+#[derive(Args)]
+struct Scenario {
+    /// Its name.
+    name: Option<String>,
+    /// Print the members' log lines as they come.
+    #[arg(long)]
+    log: bool,
 }
 
 #[derive(Args)]
@@ -100,6 +111,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let held = match cli.command {
         What::Run(args) => run_one(&args),
+        What::Scenario(args) => play(&args),
         What::Swarm(args) => swarm::run(&args),
         What::Storm(args) => run_storm(&args),
         What::Twice(args) => run_twice(&args),
@@ -114,6 +126,7 @@ fn run_one(args: &Run) -> bool {
         echo: args.log,
         mutants: args.mutant.clone(),
         history: args.history.clone(),
+        scenario: None,
     };
     if !args.hash {
         println!("{}", Plan::draw(args.seed));
@@ -137,6 +150,23 @@ fn run_one(args: &Run) -> bool {
         }
     }
     true
+}
+
+fn play(args: &Scenario) -> bool {
+    let Some(name) = &args.name else {
+        scenarios::ALL.iter().for_each(|(name, _)| println!("{name}"));
+        return true;
+    };
+    let options = run::Options { echo: args.log, ..run::Options::default() };
+    match scenarios::run(name, &options) {
+        Some(Ok(report)) => {
+            println!("{report}\nheld");
+            return true;
+        }
+        Some(Err(failure)) => println!("{failure}"),
+        None => println!("there is no scenario {name:?}"),
+    }
+    false
 }
 
 /// A panic in a run is part of its verdict; where it happened is printed, the rest is not.
@@ -220,8 +250,8 @@ fn run_twice(args: &Twice) -> bool {
         if !equal {
             println!(
                 "seed {seed} differs between two processes; compare\n  \
-                 MAINSTAY_SIM_TRACE=/tmp/a cargo run -p sim -- run --seed {seed}\n  \
-                 MAINSTAY_SIM_TRACE=/tmp/b cargo run -p sim -- run --seed {seed}"
+                 MAINSTAY_SIM_TRACE=/tmp/a cargo run --bin sim -- run --seed {seed}\n  \
+                 MAINSTAY_SIM_TRACE=/tmp/b cargo run --bin sim -- run --seed {seed}"
             );
         }
         same &= equal;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use sim::plan::Fault;
+use sim::plan::{Fault, Temper};
 use sim::run::{self, Report};
 use sim::storm;
 
@@ -52,6 +52,18 @@ struct Sums {
     failed: Vec<u64>,
     storm_failed: Vec<u64>,
     undecided: u64,
+    mix: BTreeMap<&'static str, (u64, u64)>,
+    work: Vec<Work>,
+}
+
+/// How much was done in a seed.
+struct Work {
+    temper: Option<Temper>,
+    sent: u64,
+    answered: u64,
+    events: u64,
+    terms: u64,
+    faults: u64,
 }
 
 impl Sums {
@@ -61,6 +73,18 @@ impl Sums {
         self.operations += report.score.sent;
         self.packets += report.network.packets;
         self.undecided += u64::from(report.undecided > 0);
+        for (kind, (sent, answered)) in &report.score.mix {
+            let sums = self.mix.entry(kind).or_default();
+            *sums = (sums.0 + sent, sums.1 + answered);
+        }
+        self.work.push(Work {
+            temper: report.temper,
+            sent: report.score.sent,
+            answered: report.score.answered,
+            events: report.events as u64,
+            terms: report.terms as u64,
+            faults: report.fired.values().sum(),
+        });
         for (fault, times) in &report.fired {
             let (seeds, sum) = self.faults.entry(*fault).or_default();
             *seeds += 1;
@@ -207,10 +231,10 @@ pub fn run(args: &Swarm) -> bool {
         println!("{} seeds had questions beyond the checker's budget", sums.undecided);
     }
     for seed in &sums.failed {
-        println!("failed; replay: cargo run -p sim -- run --seed {seed}");
+        println!("failed; replay: cargo run --bin sim -- run --seed {seed}");
     }
     for seed in &sums.storm_failed {
-        println!("failed; replay: cargo run -p sim -- storm --seed {seed}");
+        println!("failed; replay: cargo run --bin sim -- storm --seed {seed}");
     }
     sums.failed.is_empty() && sums.storm_failed.is_empty()
 }
@@ -242,7 +266,11 @@ fn work(campaign: &Campaign, seeds: u64, storm_seeds: u64, limit: Option<Duratio
     }
 }
 
-/// Runs seeds and prints how often each fault took effect.
+fn share(part: u64, whole: u64) -> f64 {
+    part as f64 / whole.max(1) as f64 * 100.0
+}
+
+/// Runs seeds and prints how often each fault took effect, and what was done under them.
 pub fn faults(from: u64, seeds: u64) -> bool {
     let campaign = Campaign::new(from, true);
     std::thread::scope(|scope| {
@@ -254,9 +282,44 @@ pub fn faults(from: u64, seeds: u64) -> bool {
     println!("{:<20} {:>8} {:>8} {:>8}", "fault", "times", "seeds", "share");
     for fault in Fault::ALL {
         let (with, times) = sums.faults.get(fault).copied().unwrap_or_default();
-        let share = with as f64 / sums.seeds.max(1) as f64 * 100.0;
-        println!("{:<20} {times:>8} {with:>8} {share:>7.1}%", fault.name());
+        println!("{:<20} {times:>8} {with:>8} {:>7.1}%", fault.name(), share(with, sums.seeds));
     }
-    println!("{} seeds, {} failed", sums.seeds, sums.failed.len());
+    println!("\n{:<20} {:>8} {:>8} {:>8}", "operation", "sent", "answered", "share");
+    for (kind, (sent, answered)) in &sums.mix {
+        println!("{kind:<20} {sent:>8} {answered:>8} {:>7.1}%", share(*answered, *sent));
+    }
+    println!("\na seed's tenth percentile, median and ninetieth percentile:");
+    let header = ["temper", "seeds", "answered", "share of sent", "events", "terms", "faults"];
+    let [temper, seeds, rest @ ..] = header;
+    print!("{temper:<8} {seeds:>6}");
+    rest.iter().for_each(|name| print!(" {name:>17}"));
+    println!();
+    for temper in [None, Some(Temper::Calm), Some(Temper::Fair), Some(Temper::Brutal)] {
+        let of: Vec<&Work> =
+            sums.work.iter().filter(|work| temper.is_none() || work.temper == temper).collect();
+        print!("{:<8} {:>6}", temper.map_or("all", Temper::name), of.len());
+        let columns: [fn(&Work) -> u64; 5] = [
+            |work| work.answered,
+            |work| work.answered * 100 / work.sent.max(1),
+            |work| work.events,
+            |work| work.terms,
+            |work| work.faults,
+        ];
+        for column in columns {
+            let mut values: Vec<u64> = of.iter().map(|work| column(work)).collect();
+            values.sort_unstable();
+            let at = |percent| values.get(values.len() * percent / 100).copied().unwrap_or(0);
+            print!(" {:>17}", format!("{} / {} / {}", at(10), at(50), at(90)));
+        }
+        println!();
+    }
+    println!(
+        "{} seeds, {} with open questions, {} failed; {:.1} simulated minutes in {:.0} s",
+        sums.seeds,
+        sums.undecided,
+        sums.failed.len(),
+        sums.simulated.as_secs_f64() / 60.0,
+        campaign.began.elapsed().as_secs_f64(),
+    );
     sums.failed.is_empty()
 }

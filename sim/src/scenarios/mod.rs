@@ -20,7 +20,7 @@ use crate::admin::Admin;
 use crate::disk::Persistence;
 use crate::invariants::Violation;
 use crate::network::Params;
-use crate::plan::{Load, Plan, Tuning};
+use crate::plan::{Load, Plan, Temper, Tuning};
 use crate::run::{self, Base, Failure, Options, Outcome, Report};
 use crate::time::sleep;
 use crate::workload::history::History;
@@ -42,10 +42,17 @@ pub const ALL: &[(&str, fn(&Options) -> Held)] = &[
     ("full-disk", full_disk::run),
 ];
 
+/// Plays the scenario of a name, if there is one.
+pub fn run(name: &str, options: &Options) -> Option<Held> {
+    let (name, scenario) = ALL.iter().find(|(known, _)| *known == name)?;
+    Some(scenario(&Options { scenario: Some((*name).to_owned()), ..options.clone() }))
+}
+
 /// A plan in which nothing goes wrong by itself.
 fn calm(members: u32, seed: u64) -> Plan {
     Plan {
         seed,
+        temper: Temper::Calm,
         members,
         tuning: Tuning {
             heartbeat: 100,
@@ -63,6 +70,7 @@ fn calm(members: u32, seed: u64) -> Plan {
         clocks: Vec::new(),
         disks: Vec::new(),
         faults: Vec::new(),
+        overlap: false,
         fault_pause: (0, 0),
         fault_length: (0, 0),
         load: Load {

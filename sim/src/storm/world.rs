@@ -336,6 +336,7 @@ impl<'a> World<'a> {
             id,
             election_ticks: self.plan.election_ticks,
             heartbeat_ticks: self.plan.heartbeat_ticks,
+            pre_vote: true,
             append_bytes_max: self.plan.append_bytes_max,
             inflight_max: self.plan.inflight_max,
             inflight_bytes_max: self.plan.inflight_bytes_max,

@@ -162,6 +162,11 @@ impl Endpoint {
     }
 }
 
+/// Says whether an error is that no connection could be made.
+pub fn is_unreachable(text: &str) -> bool {
+    text.contains("transport: dial ") && text.contains("connection refused")
+}
+
 /// What a failure says of whether the operation happened.
 fn judge(op: &Operation, status: &Status) -> Answer {
     let text = format!("{:?}: {}", status.code(), status.message());
@@ -177,6 +182,8 @@ fn judge(op: &Operation, status: &Status) -> Answer {
         | Code::PermissionDenied
         | Code::Unimplemented => true,
         Code::Unknown => status.message().contains("too many requests"),
+        // There was no connection to send it on.
+        Code::Unavailable => is_unreachable(status.message()),
         _ => false,
     };
     let has_no_effect = matches!(op, Operation::Range(_) | Operation::LeaseTimeToLive(_));

@@ -10,6 +10,7 @@ pub mod history;
 pub mod watcher;
 pub mod wire;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::trace::lock;
 pub type Members = Arc<Mutex<Vec<String>>>;
 
 /// What clients did, for the score of the workload.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Score {
     /// Operations sent.
     pub sent: u64,
@@ -36,6 +37,8 @@ pub struct Score {
     pub refused: u64,
     /// Operations of unknown outcome.
     pub unknown: u64,
+    /// Operations sent and answered, by kind.
+    pub mix: BTreeMap<&'static str, (u64, u64)>,
 }
 
 /// What all clients share.
@@ -61,6 +64,22 @@ impl Shared {
 /// Returns the number in a member's name, for the record.
 pub fn number(member: &str) -> u64 {
     member.trim_start_matches('m').parse().unwrap_or(0)
+}
+
+/// Returns the name of an operation's kind, for the score.
+fn kind(op: &Operation) -> &'static str {
+    match op {
+        Operation::Put(_) => "put",
+        Operation::Range(range) if range.serializable => "range, serializable",
+        Operation::Range(_) => "range",
+        Operation::DeleteRange(_) => "delete",
+        Operation::Txn(_) => "txn",
+        Operation::Compact(_) => "compact",
+        Operation::LeaseGrant(_) => "lease grant",
+        Operation::LeaseRevoke(_) => "lease revoke",
+        Operation::LeaseKeepAlive(_) => "lease keep-alive",
+        Operation::LeaseTimeToLive(_) => "lease time-to-live",
+    }
 }
 
 /// One client, until told to stop.
@@ -117,28 +136,51 @@ async fn perform(
 ) -> bool {
     let node = number(to);
     shared.history.record(process, node, What::Invoke(op.clone()));
-    lock(&shared.score).sent += 1;
+    {
+        let mut score = lock(&shared.score);
+        score.sent += 1;
+        score.mix.entry(kind(op)).or_default().0 += 1;
+    }
     let answer = endpoint.call(to, op, patience).await;
+    let down = matches!(&answer, Answer::Refused(text) if endpoint::is_unreachable(text));
+    let ok = take_in(process, node, answer, op, shared, draw);
+    if down {
+        // Nobody is there: like a client library, it does not ask again at once.
+        let pause = draw.rng().between(20, 300);
+        sleep(Duration::from_millis(pause)).await;
+    }
+    ok
+}
+
+/// Records how an operation went.
+fn take_in(
+    process: u64,
+    node: u64,
+    answer: Answer,
+    op: &Operation,
+    shared: &Shared,
+    draw: &mut Draw,
+) -> bool {
     let mut score = lock(&shared.score);
-    match answer {
+    let (what, ok) = match answer {
         Answer::Ok(reply) => {
             score.answered += 1;
+            score.mix.entry(kind(op)).or_default().1 += 1;
             if let Reply::LeaseGrant(grant) = &reply {
                 draw.granted(grant.id);
             }
             draw.saw(&reply);
-            shared.history.record(process, node, What::Ok(reply));
-            true
+            (What::Ok(reply), true)
         }
         Answer::Refused(text) => {
             score.refused += 1;
-            shared.history.record(process, node, What::Fail(text));
-            false
+            (What::Fail(text), false)
         }
         Answer::Unknown(text) => {
             score.unknown += 1;
-            shared.history.record(process, node, What::Info(text));
-            false
+            (What::Info(text), false)
         }
-    }
+    };
+    shared.history.record(process, node, what);
+    ok
 }

@@ -3,6 +3,9 @@
 //! Like a careful client it remembers the revision up to which it has seen everything, by events and
 //! by bookmarks, and asks from the next one after a disconnect. Sometimes it reads slowly, so that the
 //! server has to catch it up from history; sometimes it starts far back or in the future.
+//!
+//! At the end, when the cluster is healed, it owes an answer: every watch that was not canceled has to
+//! stay open on a stream until nothing more comes, so that the judge may demand all events of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,12 +13,14 @@ use std::time::Duration;
 
 use checker::blob::Blob;
 use checker::history::{WatchRecord, WatchRequest, What};
+use madsim::time::TimeHandle;
 use mainstay::proto::etcdserverpb as pb;
 use pb::watch_request::RequestUnion;
 
 use super::endpoint::{Endpoint, Requests};
 use super::history::History;
 use super::{Shared, number, wire};
+use crate::invariants::{Found, Violation};
 use crate::rng::Rng;
 use crate::time::{sleep, within};
 use crate::trace::lock;
@@ -56,27 +61,59 @@ pub struct Watcher {
     pub shared: Shared,
     /// The run's numbers.
     pub numbers: Numbers,
+    /// Where it says that the cluster does not serve it.
+    pub found: Found,
+}
+
+/// Streams that may break after the cluster was healed: connections of before come to their end.
+const LAST_STREAMS: u32 = 10;
+
+/// How long nothing comes before all has come: longer than the keepalive needs to find out that the
+/// other end of a connection lost its power and has forgotten it.
+const LAST_QUIET: Duration = Duration::from_secs(18);
+
+/// How long a stream is read at the most at the end: progress notices never cease.
+const LAST_READ: Duration = Duration::from_secs(30);
+
+/// How a stream was left.
+#[derive(PartialEq, Eq)]
+enum Left {
+    /// It broke, or the whim to try another member came.
+    Closed,
+    /// It stands, and all has come that was to come.
+    Read,
 }
 
 impl Watcher {
     /// Watches until told to stop.
     pub async fn run(mut self) {
         let mut watches: Vec<Watch> = Vec::new();
+        let mut last_streams = 0;
         loop {
+            let stopped = self.shared.stopped();
             if watches.is_empty() {
                 watches = (0..self.rng.between(1, 3)).map(|_| self.draw()).collect();
             }
             let names = lock(&self.shared.members).clone();
             if !names.is_empty() {
                 let member = self.rng.pick(&names).clone();
-                self.stream(&member, &mut watches).await;
+                if self.stream(&member, &mut watches).await == Left::Read {
+                    return;
+                }
             }
-            if self.shared.stopped() {
-                return;
+            if stopped {
+                last_streams += 1;
+                if last_streams == LAST_STREAMS || watches.iter().all(|watch| watch.over) {
+                    break;
+                }
             }
             watches.retain(|watch| !watch.over);
             let pause = self.rng.between(1, 300);
             sleep(Duration::from_millis(pause)).await;
+        }
+        if watches.iter().any(|watch| !watch.over) {
+            let text = format!("{LAST_STREAMS} streams broke after the cluster was healed");
+            self.found.add(Violation::new("watch-liveness", text));
         }
     }
 
@@ -107,7 +144,7 @@ impl Watcher {
     }
 
     /// One stream to one member, until it breaks or the whim to try another one comes.
-    async fn stream(&mut self, member: &str, watches: &mut Vec<Watch>) {
+    async fn stream(&mut self, member: &str, watches: &mut Vec<Watch>) -> Left {
         let node = number(member);
         let stream = self.numbers.next();
         let (send, requests) = Requests::new();
@@ -126,15 +163,21 @@ impl Watcher {
         let opened = within(limit, self.endpoint.watch(member).watch(requests)).await;
         let Some(Ok(opened)) = opened else {
             record(WatchRecord::Closed { stream });
-            return;
+            return Left::Closed;
         };
         let mut replies = opened.into_inner();
         let mut created = 0;
         let slow = self.rng.below(6) == 0;
         let mut turns = self.rng.between(3, 400);
+        let time = TimeHandle::current();
+        let mut stop_seen = None;
         loop {
             turns -= 1;
             let stopping = self.shared.stopped();
+            let since = stopping.then(|| *stop_seen.get_or_insert(time.elapsed()));
+            if since.is_some_and(|since| time.elapsed() - since > LAST_READ) {
+                return Left::Read;
+            }
             if turns == 0 && !stopping {
                 break;
             }
@@ -155,14 +198,13 @@ impl Watcher {
                 let union = RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id });
                 let _ = send.send(pb::WatchRequest { request_union: Some(union) });
             }
-            let wait = Duration::from_millis(if stopping { 4_000 } else { 2_000 });
+            let wait = if stopping { LAST_QUIET } else { Duration::from_secs(1) };
             match within(wait, replies.message()).await {
                 Some(Ok(Some(reply))) => {
                     take_in(&reply, stream, watches, &mut created, &history, process, node);
                 }
                 Some(_) => break,
-                // Quiet at the end of the run: all that was to come has come.
-                None if stopping => return,
+                None if stopping => return Left::Read,
                 None => {}
             }
             turns = turns.max(1);
@@ -171,6 +213,7 @@ impl Watcher {
             }
         }
         record(WatchRecord::Closed { stream });
+        Left::Closed
     }
 }
 

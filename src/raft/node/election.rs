@@ -1,7 +1,7 @@
 //! Time, campaigns and votes.
 //!
 //! Four rules keep a healthy cluster calm. *PreVote*: nobody moves the term before a majority says
-//! that it would vote. *The shield*: who has heard its leader within an election timeout refuses to
+//! that it would vote (a configuration may do without). *The shield*: who has heard its leader within an election timeout refuses to
 //! talk about another, unless that leader itself asks for one. *The quorum check*: a leader that has
 //! not heard a majority within an election timeout stops leading, so that the shield never protects
 //! the dead. *The newer term*: a node that has moved on alone says so to whoever leads behind it
@@ -134,10 +134,10 @@ impl Node {
 
     fn campaign_if_able(&mut self) -> bool {
         let able = self.may_campaign();
-        if able && crate::mutant!("R25") {
-            self.become_candidate(false);
-        } else if able {
+        if able && self.config.pre_vote && !crate::mutant!("R25") {
             self.become_pre_candidate();
+        } else if able {
+            self.become_candidate(false);
         }
         able
     }
@@ -352,7 +352,8 @@ impl Node {
             return;
         }
         self.silent = self.config.election_ticks;
-        if self.may_campaign() {
+        // Without a pre-vote an early campaign would unseat a leader whom everyone else still hears.
+        if self.config.pre_vote && self.may_campaign() {
             let voters = self.conf.voters.iter().filter(|id| **id != peer);
             let rank = voters.take_while(|id| **id != self.config.id).count();
             let rank = u32::try_from(rank).unwrap_or(u32::MAX);

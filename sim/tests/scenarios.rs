@@ -1,0 +1,43 @@
+//! The situations written by hand, each a test of its own.
+#![cfg(madsim)]
+
+use sim::run::Options;
+use sim::scenarios;
+
+fn play(name: &str) {
+    match scenarios::run(name, &Options::default()) {
+        Some(Ok(report)) => println!("{name}: {report}"),
+        Some(Err(failure)) => panic!("{failure}"),
+        None => panic!("there is no scenario {name:?}"),
+    }
+}
+
+macro_rules! scenarios {
+    ($($test:ident = $name:literal,)*) => {
+        const NAMED: &[&str] = &[$($name),*];
+
+        $(
+            #[test]
+            fn $test() {
+                play($name);
+            }
+        )*
+    };
+}
+
+scenarios! {
+    writes_resume_soon_after_the_leader_is_killed = "leader-kill",
+    a_wiped_voter_is_refused_and_replaced = "disk-loss",
+    a_wiped_leader_is_refused_and_replaced = "disk-loss-leader",
+    every_log_boots_after_a_torn_write = "torn-tail",
+    a_single_member_keeps_what_it_acknowledged = "single-member-power-loss",
+    a_power_loss_in_any_disk_call_loses_nothing = "power-loss-in-every-call",
+    a_follower_catches_up_by_a_snapshot_under_compaction = "snapshot-under-compaction",
+    a_full_disk_stops_nobody_else = "full-disk",
+}
+
+#[test]
+fn every_scenario_is_a_test() {
+    let all: Vec<&str> = scenarios::ALL.iter().map(|(name, _)| *name).collect();
+    assert_eq!(all, NAMED);
+}
