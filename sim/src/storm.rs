@@ -111,7 +111,7 @@ impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Violation { seed, name, detail, at } = self;
         writeln!(f, "seed {seed}: {name} broken at {at} µs: {detail}")?;
-        write!(f, "replay: cargo run -p sim -- storm --seed {seed}")
+        write!(f, "replay: cargo run --bin sim -- storm --seed {seed}")
     }
 }
 
