@@ -265,9 +265,13 @@ impl Node {
         let refuses = crate::mutant!("R23b") && self.conf.is_learner(self.config.id);
         let granted =
             next_term > self.term && self.is_up_to_date(last) && !self.is_shielding() && !refuses;
+        self.answer_pre_vote(from, next_term, granted);
+    }
+
+    fn answer_pre_vote(&mut self, to: NodeId, next_term: Term, granted: bool) {
         let commit =
             LogPosition::new(self.commit, self.log.term_at(self.commit).unwrap_or_default());
-        self.say(from, Message::PreVoteResponse { next_term, granted, commit });
+        self.say(to, Message::PreVoteResponse { next_term, granted, commit });
     }
 
     pub(super) fn on_pre_vote_response(&mut self, from: NodeId, next_term: Term, granted: bool) {
@@ -301,6 +305,12 @@ impl Node {
         let refuses = crate::mutant!("R23b") && self.conf.is_learner(self.config.id);
         if !free || !self.is_up_to_date(last) || refuses {
             self.say(from, Message::VoteResponse { granted: false });
+            if !self.config.pre_vote {
+                // NB: a no must say what is committed, as the answer to a pre-vote does. The candidate
+                // may stand in a configuration that a change, committed and unknown to it, has ended:
+                // needing this very vote, it would ask for ever (`refused_vote_tells_commit`).
+                self.answer_pre_vote(from, self.term, false);
+            }
             return;
         }
         self.vote = Some(from);
