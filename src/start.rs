@@ -412,7 +412,7 @@ async fn boot<R: Runtime>(
     runtime: &R,
     places: &Places,
     tls: &Certificates,
-) -> Result<Booted<R>, StartError> {
+) -> Result<Booted<R::Disk>, StartError> {
     let disk = runtime.disk();
     let lock = bootstrap::take(&disk, places)?;
     if bootstrap::exists(&disk, places) {
@@ -420,14 +420,16 @@ async fn boot<R: Runtime>(
     } else {
         info!("Initialize and start etcd server");
         let founding = founding(config, runtime, tls).await?;
-        bootstrap::found(runtime, places, &founding, LogOptions::default())?;
+        let random = || runtime.random_u64();
+        let crash_point = |name| runtime.crash_point(name);
+        bootstrap::found(&disk, places, &founding, LogOptions::default(), random, crash_point)?;
         info!(
             cluster_id = hex(founding.cluster_id.0),
             local_member_id = hex(founding.id.0),
             "starting local member"
         );
     }
-    Ok(bootstrap::boot(runtime, places, lock, LogOptions::default())?)
+    Ok(bootstrap::boot(&disk, places, lock, LogOptions::default(), runtime.random_u64())?)
 }
 
 /// Decides who a member without a disk is: a founder, or one that joins.
@@ -544,7 +546,7 @@ struct Assembled<R: Runtime> {
 fn assemble<R: Runtime>(
     config: &Config,
     runtime: &R,
-    booted: Booted<R>,
+    booted: Booted<R::Disk>,
     tls: &Certificates,
     stores: std::path::PathBuf,
 ) -> Result<(Assembled<R>, Driver<R, GrpcTransport<R>>), StartError> {

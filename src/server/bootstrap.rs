@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use crate::cluster::Member;
 use crate::machine::{Machine, MachineError, MachineOptions};
 use crate::raft::{self, HardState, Restored};
-use crate::runtime::{Disk, DiskFile, Lock, OpenHow, Runtime};
+use crate::runtime::{Disk, DiskFile, Lock, OpenHow};
 use crate::storage::log::{Log, LogBatch, LogError, LogOptions, Mark};
 use crate::storage::{Storage, StorageError, StorageOptions, generations};
 use crate::transport::codec;
@@ -90,14 +90,18 @@ pub enum BootError {
 
 /// The places of a data directory.
 #[derive(Clone, Debug)]
-pub(crate) struct Places {
-    pub(crate) member: PathBuf,
-    pub(crate) log: PathBuf,
-    pub(crate) stores: PathBuf,
+pub struct Places {
+    /// Everything but a log elsewhere.
+    pub member: PathBuf,
+    /// The log.
+    pub log: PathBuf,
+    /// The generations of the store.
+    pub stores: PathBuf,
 }
 
 impl Places {
-    pub(crate) fn new(data_dir: &Path, wal_dir: Option<&Path>) -> Self {
+    /// Says where things are in a data directory.
+    pub fn new(data_dir: &Path, wal_dir: Option<&Path>) -> Self {
         let member = data_dir.join("member");
         let log = wal_dir.map_or_else(|| member.join("log"), Path::to_path_buf);
         Self { log, stores: member.join("store"), member }
@@ -106,24 +110,34 @@ impl Places {
 
 /// A fresh member's identity and its cluster.
 #[derive(Clone, Debug)]
-pub(crate) struct Founding {
-    pub(crate) id: NodeId,
-    pub(crate) cluster_id: ClusterId,
+pub struct Founding {
+    /// Its own id.
+    pub id: NodeId,
+    /// Its cluster's.
+    pub cluster_id: ClusterId,
     /// The entries that the founders' logs begin with; none for one that joins, who learns everything
     /// from a snapshot.
-    pub(crate) entries: Vec<raft::Entry>,
+    pub entries: Vec<raft::Entry>,
 }
 
 /// A member read from its disk, ready to run.
-pub(crate) struct Booted<R: Runtime> {
-    pub(crate) id: NodeId,
-    pub(crate) cluster_id: ClusterId,
-    pub(crate) boot: u64,
-    pub(crate) store_id: u64,
-    pub(crate) log: Log<R::Disk>,
-    pub(crate) machine: Machine,
-    pub(crate) restored: Restored,
-    pub(crate) lock: Lock,
+pub struct Booted<D: Disk> {
+    /// Its id.
+    pub id: NodeId,
+    /// Its cluster's.
+    pub cluster_id: ClusterId,
+    /// The number of this start.
+    pub boot: u64,
+    /// What names its data directory.
+    pub store_id: u64,
+    /// The log, open for writing.
+    pub log: Log<D>,
+    /// The machine, as far as the store holds it.
+    pub machine: Machine,
+    /// What the core begins with.
+    pub restored: Restored,
+    /// The lock on the data directory.
+    pub lock: Lock,
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> BootError + '_ {
@@ -131,7 +145,7 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> BootError + '_ {
 }
 
 /// Takes the data directory for this process, creating it if need be.
-pub(crate) fn take<D: Disk>(disk: &D, places: &Places) -> Result<Lock, BootError> {
+pub fn take<D: Disk>(disk: &D, places: &Places) -> Result<Lock, BootError> {
     for dir in [&places.member, &places.log, &places.stores] {
         disk.create_dir_all(dir).map_err(io(dir))?;
     }
@@ -143,22 +157,23 @@ pub(crate) fn take<D: Disk>(disk: &D, places: &Places) -> Result<Lock, BootError
 }
 
 /// Tells whether the disk holds a member.
-pub(crate) fn exists<D: Disk>(disk: &D, places: &Places) -> bool {
+pub fn exists<D: Disk>(disk: &D, places: &Places) -> bool {
     disk.list(&places.log).is_ok_and(|names| names.iter().any(|name| name.ends_with(".log")))
 }
 
-/// Makes a fresh member on an empty disk.
-pub(crate) fn found<R: Runtime>(
-    runtime: &R,
+/// Makes a fresh member on an empty disk. `random` and `crash_point` are the runtime's.
+pub fn found<D: Disk>(
+    disk: &D,
     places: &Places,
     founding: &Founding,
     log_options: LogOptions,
+    mut random: impl FnMut() -> u64,
+    crash_point: impl Fn(&'static str),
 ) -> Result<(), BootError> {
-    let disk = runtime.disk();
-    write_store_id(&disk, places, runtime.random_u64())?;
-    runtime.crash_point("store_id_written");
-    sync_above(&disk, places)?;
-    let dir = generations::fresh(&disk, &places.stores).map_err(io(&places.stores))?;
+    write_store_id(disk, places, random())?;
+    crash_point("store_id_written");
+    sync_above(disk, places)?;
+    let dir = generations::fresh(disk, &places.stores).map_err(io(&places.stores))?;
     let storage = Storage::create(&dir, StorageOptions::default())?;
     // The founders' entries are applied here and never replicated: every founder begins as if after a
     // snapshot of them, so that a later joiner, whose log is empty, begins with a snapshot too.
@@ -170,17 +185,16 @@ pub(crate) fn found<R: Runtime>(
         }
     }
     storage.close().wait();
-    generations::switch(&disk, &places.stores, &dir).map_err(io(&places.stores))?;
-    runtime.crash_point("store_created");
+    generations::switch(disk, &places.stores, &dir).map_err(io(&places.stores))?;
+    crash_point("store_created");
     let (cluster, member) = (founding.cluster_id.0, founding.id.0);
-    let salt = runtime.random_u64();
-    let mut log = Log::create(disk, &places.log, log_options, cluster, member, salt)?;
-    if let Some(last) = founding.entries.last() {
+    let salt = random();
+    let begin = founding.entries.last().map(|last| {
         let hard_state = HardState { term: last.term, vote: None, commit: last.index };
-        let hard_state = Some(log_writer::stored(hard_state));
-        log.append(LogBatch { hard_state, ..LogBatch::default() })?;
-        log.mark(Mark { position: last.position(), conf: Bytes::new(), installed: true })?;
-    }
+        (last.position(), log_writer::stored(hard_state))
+    });
+    let owner = (cluster, member);
+    let log = Log::create(disk.clone(), &places.log, log_options, owner, salt, begin)?;
     log.close()?;
     Ok(())
 }
@@ -205,20 +219,20 @@ fn sync_above<D: Disk>(disk: &D, places: &Places) -> Result<(), BootError> {
     Ok(())
 }
 
-/// Reads a member back.
-pub(crate) fn boot<R: Runtime>(
-    runtime: &R,
+/// Reads a member back. `seed` is fresh randomness for the core (see [`Restored::seed`]).
+pub fn boot<D: Disk>(
+    disk: &D,
     places: &Places,
     lock: Lock,
     log_options: LogOptions,
-) -> Result<Booted<R>, BootError> {
-    let disk = runtime.disk();
-    let store_id = read_store_id(&disk, places)?;
+    seed: u64,
+) -> Result<Booted<D>, BootError> {
+    let store_id = read_store_id(disk, places)?;
     let (mut log, mut recovered) = Log::open(disk.clone(), &places.log, log_options)?;
     if let Some(torn) = &recovered.repaired {
         warn!(segment = %torn.segment.display(), offset = torn.offset, "cut a torn tail off the log");
     }
-    let dir = generations::current(&disk, &places.stores).map_err(io(&places.stores))?;
+    let dir = generations::current(disk, &places.stores).map_err(io(&places.stores))?;
     let storage = Storage::open(&dir, StorageOptions::default())?;
     info!(path = %dir.display(), "opened backend db");
     let options = MachineOptions { cluster_id: ClusterId(recovered.metadata.cluster) };
@@ -265,7 +279,7 @@ pub(crate) fn boot<R: Runtime>(
         base,
         entries,
         applied: applied.index,
-        seed: runtime.random_u64(),
+        seed,
     };
     Ok(Booted {
         id: NodeId(recovered.metadata.member),

@@ -10,7 +10,7 @@
 //! Generic are only the types here, over the runtime and the transport; the handle is not, so nothing
 //! above is. Nothing here sees protobuf or sockets.
 
-pub(crate) mod bootstrap;
+pub mod bootstrap;
 mod changes;
 mod driver;
 mod error;

@@ -160,13 +160,17 @@ impl<D: Disk> Log<D> {
     /// Creates a log for a member. `salt` is a random number; it keeps bytes of other logs, and of
     /// clients, from ever being taken for this one's. The directory is made if need be; where its
     /// parent is new as well, making that durable is the caller's.
+    ///
+    /// `begin` is for a store that already holds entries: the log begins behind them, and with that hard
+    /// state. It is in the first batch, so that no crash leaves a log that begins anywhere else; beside
+    /// such a store an empty one looks as if it had lost its end.
     pub fn create(
         disk: D,
         dir: &Path,
         options: LogOptions,
-        cluster: u64,
-        member: u64,
+        (cluster, member): (u64, u64),
         salt: u64,
+        begin: Option<(LogPosition, HardState)>,
     ) -> Result<Self, LogError> {
         disk.create_dir_all(dir).at(dir)?;
         if let Some(parent) = dir.parent() {
@@ -178,7 +182,12 @@ impl<D: Disk> Log<D> {
         }
         let metadata = Metadata { cluster, member, boot: 1 };
         let spares = Spares::adopt(&disk, dir, options.segment_bytes)?;
-        let (head, pending) = (Head::default(), new_pending());
+        let head = begin.map_or_else(Head::default, |(position, hard_state)| Head {
+            mark: Some(Mark { position, conf: Bytes::new(), installed: false }),
+            hard_state: Some(hard_state),
+            last: position.index,
+        });
+        let pending = new_pending();
         let first = Begin { number: 1, salt, metadata, first_seq: 1, chain: 0, head: &head };
         let begun = begin_segment(&disk, dir, options, &spares, first, &pending, 0)?;
         Ok(Self {

@@ -94,7 +94,7 @@ struct Session {
 
 impl Session {
     fn create(disk: &MemDisk, options: LogOptions) -> Result<Self, LogError> {
-        let log = Log::create(disk.clone(), dir(), options, 11, 22, 33)?;
+        let log = Log::create(disk.clone(), dir(), options, (11, 22), 33, None)?;
         Ok(Self {
             disk: disk.clone(),
             options,
