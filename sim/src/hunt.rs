@@ -14,6 +14,8 @@ mod tests_run;
 
 use std::collections::BTreeMap;
 
+#[cfg(feature = "mutants")]
+use crate::storm::{self, Interrupt};
 pub use catalogue::{Level, MUTANTS, Mutant};
 #[cfg(feature = "mutants")]
 pub use tests_run::{Seen, seen_by_tests};
@@ -25,7 +27,7 @@ pub struct Effort {
     pub hunts: u64,
     /// Seeds a hunt, at most.
     pub seeds: u64,
-    /// Real seconds for one defect at one level, all its hunts together.
+    /// Seconds of a core for one defect at one level, shared equally by its hunts.
     pub seconds: u64,
 }
 
@@ -116,35 +118,36 @@ fn base(hunt: u64) -> u64 {
     (hunt + 1) * 10_000_000
 }
 
-/// Hunts one defect at one level. `over` tells whether the time is up.
+/// Hunts one defect at one level. `begin` is called as each hunt begins, and returns what is raised
+/// when its time is up: within a storm's seed too, which a defect may have made endless.
 #[cfg(feature = "mutants")]
 pub fn hunt(
     mutant: &'static Mutant,
     level: Level,
     effort: Effort,
-    over: &dyn Fn() -> bool,
+    begin: &dyn Fn() -> Interrupt,
 ) -> Trophy {
     let mut trophy = Trophy::new(mutant, level);
     for hunt in 0..effort.hunts {
-        match one_hunt(mutant.id, level, base(hunt), effort.seeds, &[], over) {
+        match one_hunt(mutant.id, level, base(hunt), effort.seeds, &[], &begin()) {
             Ok(kill) => trophy.kills.push(kill),
             Err(seeds) => trophy.misses.push(seeds),
         }
-        if over() {
-            break;
-        }
     }
     if level == Level::Storm {
-        look_away(&mut trophy, effort, over);
+        look_away(&mut trophy, effort, &begin());
     }
     trophy
 }
 
 /// Goes on until the named check fires, with those that were quicker looking away.
 #[cfg(feature = "mutants")]
-fn look_away(trophy: &mut Trophy, effort: Effort, over: &dyn Fn() -> bool) {
+fn look_away(trophy: &mut Trophy, effort: Effort, over: &Interrupt) {
     let mut blind: Vec<String> = trophy.checkers().keys().map(|name| (*name).to_owned()).collect();
-    while !trophy.is_killed_by_name() && !blind.iter().any(|name| name == "panic") && !over() {
+    while !trophy.is_killed_by_name()
+        && !blind.iter().any(|name| name == "panic")
+        && !over.is_raised()
+    {
         let kill = one_hunt(trophy.mutant.id, trophy.level, base(0), effort.seeds, &blind, over);
         let Ok(kill) = kill else { return };
         if trophy.mutant.checkers.contains(&kill.checker.as_str()) {
@@ -163,13 +166,13 @@ fn one_hunt(
     base: u64,
     seeds: u64,
     blind_to: &[String],
-    over: &dyn Fn() -> bool,
+    over: &Interrupt,
 ) -> Result<Kill, u64> {
     let mut run = 0;
-    while run < seeds && !over() {
+    while run < seeds && !over.is_raised() {
         let seed = base + run;
         run += 1;
-        if let Some((checker, simulated_millis)) = try_seed(id, level, seed, blind_to) {
+        if let Some((checker, simulated_millis)) = try_seed(id, level, seed, blind_to, over) {
             return Ok(Kill { checker, seed, seeds: run, simulated_millis });
         }
     }
@@ -178,11 +181,19 @@ fn one_hunt(
 
 /// Runs a seed with a defect; the check that fired, and the simulated milliseconds until it did.
 #[cfg(feature = "mutants")]
-fn try_seed(id: &str, level: Level, seed: u64, blind_to: &[String]) -> Option<(String, u64)> {
+fn try_seed(
+    id: &str,
+    level: Level,
+    seed: u64,
+    blind_to: &[String],
+    over: &Interrupt,
+) -> Option<(String, u64)> {
     if level == Level::Storm {
-        let options = crate::storm::Options { blind_to: blind_to.to_vec(), ..Default::default() };
-        let violation = crate::storm::run_mutant(id, seed, &options).err()?;
-        return Some((violation.name, violation.at / 1_000));
+        let (blind_to, interrupt) = (blind_to.to_vec(), over.clone());
+        let options = storm::Options { blind_to, interrupt, ..Default::default() };
+        let violation = storm::run_mutant(id, seed, &options).err()?;
+        let is_one = violation.name != storm::INTERRUPTED;
+        return is_one.then_some((violation.name, violation.at / 1_000));
     }
     let options = crate::run::Options { mutants: vec![id.to_owned()], ..Default::default() };
     let failure = crate::run::run(seed, &options).err()?;

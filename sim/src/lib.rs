@@ -13,7 +13,10 @@
 //! | [`nemesis`] | what goes wrong |
 //! | [`run`] | rough time, healing, demands, judgement |
 //! | [`scenarios`] | situations written by hand |
+//! | [`crash_matrix`] | the power taken in every call of every operation on a member's disk |
 //! | [`hunt`] | planted defects, and how many seeds each survives |
+//! | [`timeline`] | a run as a page that a person can read |
+//! | [`shrink`] | making a failing seed small |
 //! | [`invariants`] | what must hold, beside what `jepsen/checker` judges |
 //!
 //! Determinism: each run has a fresh thread and its own simulation; all randomness is drawn from
@@ -21,6 +24,8 @@
 
 #[cfg(madsim)]
 pub mod admin;
+#[cfg(madsim)]
+pub mod crash_matrix;
 #[cfg(madsim)]
 pub mod disk;
 #[cfg(madsim)]
@@ -44,9 +49,13 @@ pub mod run;
 pub mod runtime;
 #[cfg(madsim)]
 pub mod scenarios;
+#[cfg(madsim)]
+pub mod shrink;
 pub mod storm;
 #[cfg(madsim)]
 pub mod time;
+#[cfg(madsim)]
+pub mod timeline;
 #[cfg(madsim)]
 pub mod trace;
 #[cfg(madsim)]

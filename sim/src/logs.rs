@@ -115,6 +115,7 @@ impl Subscriber for Catcher {
             if inside { madsim::plugin::node().to_string().parse().unwrap_or(0) } else { 0 };
         let mut state = lock(&self.logs.state);
         let name = state.names.get(&node).cloned().unwrap_or_else(|| "clients".to_owned());
+        crate::timeline::logged(&name, metadata.level().as_str(), &line.message, &line.fields);
         let text = format!("{at:10.4} {name} {} {}{}", metadata.level(), line.message, line.fields);
         state.lines += 1;
         if state.echo {

@@ -120,6 +120,7 @@ impl Nemesis {
         let plan = self.world.plan.clone();
         let mut rng = Rng::new(plan.seed, "nemesis");
         let mut strikes = Vec::new();
+        let mut number = 0;
         if plan.temper != Temper::Brutal {
             self.wait_for_members().await;
         }
@@ -145,6 +146,12 @@ impl Nemesis {
                 rng: Rng::new(rng.next_u64(), fault.name()),
                 length,
             };
+            number += 1;
+            if !plan.mask.deals(number - 1, fault) {
+                // What is left out of a failing seed takes its time all the same.
+                self.hold(if plan.overlap { Duration::ZERO } else { length }).await;
+                continue;
+            }
             let strike = madsim::task::spawn_local(strike.run(fault));
             // A change of members takes its time, and is to meet other faults.
             if plan.overlap || matches!(fault, Fault::Wipe | Fault::Grow) {
@@ -269,7 +276,9 @@ impl Strike {
     }
 
     async fn run(mut self, fault: Fault) {
+        let band = crate::timeline::strike(fault);
         let fired = self.deal(fault).await;
+        crate::timeline::strike_over(band, fired);
         if fired {
             self.nemesis.fired_one(fault);
         }

@@ -46,6 +46,28 @@ pub struct Plan {
     pub fault_length: (u64, u64),
     /// What clients do.
     pub load: Load,
+    /// What of the faults is left out; nothing, unless somebody makes a failing seed small.
+    pub mask: Mask,
+}
+
+/// What a failing seed is made to do without (see [`crate::shrink`]): strikes are waited out instead of
+/// being dealt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mask {
+    /// Only these kinds are dealt.
+    pub faults: Option<Vec<Fault>>,
+    /// Only these strikes are dealt, by their number in the run, from 0.
+    pub strikes: Option<Vec<u64>>,
+    /// Whether the run ends with its rough time, without healing and demands.
+    pub no_demands: bool,
+}
+
+impl Mask {
+    /// Tells whether a strike is dealt.
+    pub fn deals(&self, number: u64, fault: Fault) -> bool {
+        self.faults.as_ref().is_none_or(|kept| kept.contains(&fault))
+            && self.strikes.as_ref().is_none_or(|kept| kept.contains(&number))
+    }
 }
 
 /// What a member's command line says beyond names and addresses.
@@ -311,6 +333,7 @@ impl Plan {
             fault_pause: if brutal { range(rng, 50, 1_500) } else { range(rng, 300, 4_000) },
             fault_length: range(rng, 100, if brutal { 8_000 } else { 3_000 }),
             load: Load::draw(rng, brutal),
+            mask: Mask::default(),
         }
     }
 
@@ -421,6 +444,9 @@ impl fmt::Display for Plan {
         let (pause, length) = (self.fault_pause, self.fault_length);
         write!(f, "  faults every {pause:?} ms for {length:?} ms{alone}: ")?;
         list(f, &self.faults)?;
+        if self.mask != Mask::default() {
+            write!(f, "; of those only {:?}", self.mask)?;
+        }
         let load = &self.load;
         write!(
             f,

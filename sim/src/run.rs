@@ -44,6 +44,8 @@ pub struct Options {
     pub history: Option<std::path::PathBuf>,
     /// The scenario's name, if it is one.
     pub scenario: Option<String>,
+    /// Record what happens, for the page that shows it.
+    pub timeline: Option<crate::timeline::Recorder>,
 }
 
 /// What happened in a run.
@@ -154,6 +156,7 @@ where
     F: FnOnce(Arc<World>, Base, Logs, Plan) -> Boxed<Outcome> + 'static,
 {
     activate(&options.mutants);
+    options.timeline.iter().for_each(crate::timeline::Recorder::install);
     let logs = Logs::new(options.echo);
     let _guard = logs.install();
     let base = Base::default();
@@ -208,14 +211,16 @@ where
     Err(Box::new(Failure { report, plan: text, violations, states, replay }))
 }
 
+/// Switches on planted defects for this thread.
 #[cfg(feature = "mutants")]
-fn activate(names: &[String]) {
+pub fn activate(names: &[String]) {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     mainstay::mutants::activate(&names);
 }
 
+/// Switches on planted defects for this thread: there are none in this build.
 #[cfg(not(feature = "mutants"))]
-fn activate(names: &[String]) {
+pub fn activate(names: &[String]) {
     assert!(names.is_empty(), "planted defects need the feature `mutants`");
 }
 
@@ -349,7 +354,7 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
         let _ = client.await;
     }
     let mut outcome = Outcome::default();
-    if !base.found.any() {
+    if !base.found.any() && !plan.mask.no_demands {
         let mut admin = Admin::new(world.endpoint("judge"), Duration::from_secs(5));
         let names = lock(&members).clone();
         match demand(&world, &mut admin, &names, &history).await {
@@ -362,7 +367,8 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
         }
     }
     stop_watchers.store(true, Ordering::SeqCst);
-    for watcher in watchers {
+    // Without demands nobody waits for what watchers have yet to be told.
+    for watcher in watchers.into_iter().filter(|_| !plan.mask.no_demands) {
         let _ = watcher.await;
     }
     let drift = plan.drift_max();

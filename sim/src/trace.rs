@@ -45,6 +45,7 @@ impl Trace {
 
     /// Takes an event in: what it is, and up to three numbers that describe it.
     pub fn note(&self, what: &str, numbers: [u64; 3]) {
+        crate::timeline::noted(what, numbers);
         let now = u64::try_from(self.time.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let mut state = lock(&self.state);
         let mut hash =

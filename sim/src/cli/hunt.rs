@@ -22,7 +22,7 @@ pub struct Hunt {
     /// Seeds a hunt, at most.
     #[arg(long, default_value_t = 20_000)]
     seeds: u64,
-    /// Real seconds for each defect and level, at most.
+    /// Seconds of a core for each defect and level, shared equally by its hunts.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Threads.
@@ -38,7 +38,7 @@ pub struct Hunt {
 pub fn run(_: &Hunt) -> ExitCode {
     eprintln!(
         "this build has no planted defects; scripts/hunt makes one that does, by\n  \
-         cargo build --workspace --features sim/mutants --bin sim"
+         cargo build --workspace --profile sim --features sim/mutants --bin sim"
     );
     ExitCode::FAILURE
 }
@@ -93,23 +93,40 @@ pub fn run(args: &Hunt) -> ExitCode {
 
 #[cfg(feature = "mutants")]
 fn hunt_seeds(args: &Hunt, tasks: Vec<(&'static Mutant, Level)>) -> Vec<Trophy> {
-    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
     use std::time::{Duration, Instant};
 
+    use sim::storm::Interrupt;
+
     let effort = Effort { hunts: args.hunts.max(1), seeds: args.seeds, seconds: args.seconds };
+    // Processor time bounds a hunt, so that a busy machine makes it no shorter; what a seed does is
+    // decided by the seed alone.
+    let threads = args.threads.max(1);
+    let share = effort.seconds as f64 * threads as f64 / effort.hunts as f64;
+    let begin = || {
+        let flag = Arc::<AtomicBool>::default();
+        let raised = Arc::clone(&flag);
+        let until = super::processor_seconds() + share;
+        drop(std::thread::spawn(move || {
+            // Whoever holds the other end may have been quicker: then nobody is left to tell.
+            while super::processor_seconds() < until && Arc::strong_count(&raised) > 1 {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            raised.store(true, Ordering::Relaxed);
+        }));
+        Interrupt::new(flag)
+    };
     let next = Mutex::new(tasks.into_iter());
     let trophies = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..args.threads.max(1) {
+        for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let task = next.lock().expect("nobody panics with it").next();
                     let Some((mutant, level)) = task else { return };
-                    // Real time bounds the hunt; what a seed does is decided by the seed alone.
                     let began = Instant::now();
-                    let limit = Duration::from_secs(effort.seconds);
-                    let over = || began.elapsed() >= limit;
-                    let trophy = sim::hunt::hunt(mutant, level, effort, &over);
+                    let trophy = sim::hunt::hunt(mutant, level, effort, &begin);
                     let took = began.elapsed().as_secs();
                     eprintln!("{} {took} s", table::row(&trophy).text);
                     trophies.lock().expect("nobody panics with it").push(trophy);

@@ -1,13 +1,14 @@
 //! What a person types.
 
 mod hunt;
+mod matrix;
+mod shrink;
 mod swarm;
 
 use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use sim::plan::Plan;
-use sim::{run, scenarios, storm};
+use sim::{run, scenarios, storm, timeline};
 
 /// The deterministic cluster: a seed in, a verdict out.
 ///
@@ -24,6 +25,8 @@ struct Cli {
 enum What {
     /// Run one whole-server seed: print its plan, what happened, and the verdict.
     Run(Run),
+    /// Make a failing seed small: leave out what its failure does not need, and print what is left.
+    Shrink(shrink::Shrink),
     /// Play a scenario by name, or list them.
     Scenario(Scenario),
     /// Run many seeds, whole-server and storm, on two threads, until done or Ctrl-C.
@@ -34,8 +37,15 @@ enum What {
     Twice(Twice),
     /// Run seeds and print how often each fault took effect, and how much work was done under them.
     Faults(Faults),
+    /// Print every check: where it looks, its name, its source, and what must hold.
+    Invariants,
     /// Hunt the planted defects: which check kills each, after how many seeds.
     Hunt(hunt::Hunt),
+    /// Take the power in every call of every operation on a member's disk, and flip a bit of every byte.
+    CrashMatrix(matrix::CrashMatrix),
+    /// The sweep's own: probes flipped bits, and may die of one.
+    #[command(hide = true)]
+    RotProbe(matrix::RotProbe),
 }
 
 #[derive(Args)]
@@ -55,6 +65,11 @@ struct Run {
     /// Switch on a planted defect (needs a build with `--features mutants`).
     #[arg(long)]
     mutant: Vec<String>,
+    /// Write the run as a page to look at in a browser: members, clients, faults, log lines.
+    #[arg(long, value_name = "FILE")]
+    timeline: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    less: shrink::Less,
 }
 
 #[derive(Args)]
@@ -84,6 +99,12 @@ struct Storm {
     /// Go on after a failed seed.
     #[arg(long)]
     keep_going: bool,
+    /// Switch on a planted defect (needs a build with `--features mutants`).
+    #[arg(long)]
+    mutant: Option<String>,
+    /// Print each seed's number of events: which ones are long?
+    #[arg(long)]
+    events: bool,
 }
 
 #[derive(Args)]
@@ -111,28 +132,52 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let held = match cli.command {
         What::Run(args) => run_one(&args),
+        What::Shrink(args) => shrink::run(&args),
         What::Scenario(args) => play(&args),
         What::Swarm(args) => swarm::run(&args),
         What::Storm(args) => run_storm(&args),
         What::Twice(args) => run_twice(&args),
         What::Faults(args) => swarm::faults(args.from, args.seeds),
+        What::Invariants => list_checks(),
         What::Hunt(args) => return hunt::run(&args),
+        What::CrashMatrix(args) => matrix::run(&args),
+        What::RotProbe(args) => matrix::probe(&args),
     };
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run_one(args: &Run) -> bool {
+    let recorder = args.timeline.is_some().then(timeline::Recorder::default);
+    let dir = recorder.is_some().then(sim::temporary_dir);
+    let history = dir.as_ref().map(|dir| dir.path().join("history"));
     let options = run::Options {
         echo: args.log,
         mutants: args.mutant.clone(),
-        history: args.history.clone(),
+        history: args.history.clone().or(history),
         scenario: None,
+        timeline: recorder.clone(),
+    };
+    let cuts = match args.less.cuts() {
+        Ok(cuts) => cuts,
+        Err(error) => {
+            eprintln!("{error}");
+            return false;
+        }
     };
     if !args.hash {
-        println!("{}", Plan::draw(args.seed));
+        println!("{}", cuts.apply(args.seed));
     }
     quiet_panics();
-    match run::run(args.seed, &options) {
+    let outcome = sim::shrink::run(args.seed, &cuts, &options);
+    if let (Some(recorder), Some(path)) = (recorder, &args.timeline) {
+        let failure = outcome.as_ref().err().map(|failure| &**failure);
+        let plan = cuts.apply(args.seed).to_string();
+        match draw(&recorder, path, &plan, options.history.as_deref(), failure) {
+            Ok(()) => println!("timeline: {}", path.display()),
+            Err(error) => eprintln!("the timeline cannot be written: {error}"),
+        }
+    }
+    match outcome {
         Ok(report) if args.hash => println!("{:016x} {}", report.hash.0, report.hash.1),
         Ok(report) => {
             println!("{report}");
@@ -150,6 +195,33 @@ fn run_one(args: &Run) -> bool {
         }
     }
     true
+}
+
+fn list_checks() -> bool {
+    use sim::invariants::catalogue::CHECKS;
+    println!("{:<9} {:<33} {:<29} what must hold", "level", "check", "source");
+    for check in CHECKS {
+        println!("{:<9} {:<33} {:<29} {}", check.level, check.name, check.source, check.must);
+    }
+    println!("{} checks", CHECKS.len());
+    true
+}
+
+/// Writes the page of a run whose history is in a file.
+fn draw(
+    recorder: &timeline::Recorder,
+    path: &std::path::Path,
+    plan: &str,
+    history: Option<&std::path::Path>,
+    failure: Option<&run::Failure>,
+) -> std::io::Result<()> {
+    let records = match history.map(std::fs::File::open) {
+        // A run that panicked has left none.
+        None | Some(Err(_)) => Vec::new(),
+        Some(Ok(file)) => checker::history::read(std::io::BufReader::new(file))
+            .map_err(|error| std::io::Error::other(error.to_string()))?,
+    };
+    recorder.write(path, plan, &records, failure)
 }
 
 fn play(args: &Scenario) -> bool {
@@ -191,9 +263,12 @@ fn run_storm(args: &Storm) -> bool {
     let (mut simulated, mut held, mut failed) = (0, 0, Vec::new());
     let began = processor_seconds();
     for seed in seeds {
-        match storm::run(seed, &options) {
+        match storm_seed(seed, args.mutant.as_deref(), &options) {
             Ok(report) if args.seed.is_some() => println!("{report:?}"),
             Ok(report) => {
+                if args.events {
+                    println!("{} {seed}", report.counts.events);
+                }
                 held += 1;
                 simulated += report.simulated;
                 counts.add(&report.counts);
@@ -218,6 +293,28 @@ fn run_storm(args: &Storm) -> bool {
         );
     }
     failed.is_empty()
+}
+
+#[cfg(feature = "mutants")]
+fn storm_seed(
+    seed: u64,
+    mutant: Option<&str>,
+    options: &storm::Options,
+) -> Result<storm::Report, Box<storm::Violation>> {
+    match mutant {
+        Some(mutant) => storm::run_mutant(mutant, seed, options),
+        None => storm::run(seed, options),
+    }
+}
+
+#[cfg(not(feature = "mutants"))]
+fn storm_seed(
+    seed: u64,
+    mutant: Option<&str>,
+    options: &storm::Options,
+) -> Result<storm::Report, Box<storm::Violation>> {
+    assert!(mutant.is_none(), "planted defects need the feature `mutants`");
+    storm::run(seed, options)
 }
 
 /// Returns the processor time that this process has used: a figure for a core that others may use too.

@@ -174,7 +174,7 @@ pub const MUTANTS: &[Mutant] = &[
         "R02",
         "a vote is told before it is durable",
         &[Storm, Server],
-        &["one_leader_per_term", "one-leader-a-term"],
+        &["one_leader_per_term", "promises_survive", "one-leader-a-term"],
     ),
     planted(
         "R04",
@@ -202,7 +202,7 @@ pub const MUTANTS: &[Mutant] = &[
         "R13",
         "any append truncates, stale ones too",
         &[Storm],
-        &["log_matching", "promises_survive", "protocol_is_kept"],
+        &["log_matching", "promises_survive", "protocol_is_kept", "commit_only_grows"],
     ),
     planted("R14", "logs are compared by index before term", &[Storm], &["leader_completeness"]),
     planted(

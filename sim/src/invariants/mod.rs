@@ -1,5 +1,6 @@
 //! What must hold at all times, beside what the history's checker judges: one property a file.
 
+pub mod catalogue;
 pub mod leaders;
 pub mod monotonic;
 
@@ -36,6 +37,7 @@ pub struct Found(Arc<Mutex<Vec<Violation>>>);
 impl Found {
     /// Leaves one.
     pub fn add(&self, violation: Violation) {
+        crate::timeline::broken(&violation.checker);
         lock(&self.0).push(violation);
     }
 

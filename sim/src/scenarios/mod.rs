@@ -20,7 +20,7 @@ use crate::admin::Admin;
 use crate::disk::Persistence;
 use crate::invariants::Violation;
 use crate::network::Params;
-use crate::plan::{Load, Plan, Temper, Tuning};
+use crate::plan::{Load, Mask, Plan, Temper, Tuning};
 use crate::run::{self, Base, Failure, Options, Outcome, Report};
 use crate::time::sleep;
 use crate::workload::history::History;
@@ -84,6 +84,7 @@ fn calm(members: u32, seed: u64) -> Plan {
             wander: 0,
             ttl: (1, 1),
         },
+        mask: Mask::default(),
     }
 }
 

@@ -12,15 +12,20 @@ use super::machine::{Machine, mix};
 use super::plan::Draw;
 use super::world::{Event, Outcome, World};
 
+/// More turns than any one input is worth: a page of one entry each, thousands of entries long.
+const READIES_MAX: u32 = 1_000_000;
+
 impl World<'_> {
     /// Does everything the node wants done.
     pub(super) fn drive(&mut self, id: NodeId) -> Outcome {
-        loop {
+        for _ in 0..READIES_MAX {
             let member = self.members.get_mut(&id).expect("a member");
             let Some(node) = member.node.as_mut() else { return Ok(()) };
             let Some(ready) = node.take_ready() else { return Ok(()) };
             self.honour(id, ready)?;
         }
+        let detail = format!("{id} has work after {READIES_MAX} turns, at {} µs", self.now);
+        Err(Broken { name: "does_not_end", detail })
     }
 
     fn honour(&mut self, id: NodeId, ready: Ready) -> Outcome {
@@ -31,6 +36,8 @@ impl World<'_> {
         for envelope in ready.messages_now {
             let member = &self.members[&id];
             self.judge(must::votes_are_asked_by_the_durable(member, &envelope))?;
+            // What is said at once binds no less.
+            self.note_promise(id, &envelope);
             self.send(envelope, None);
         }
         self.judge_entries(id, ready.truncate_from, &ready.entries)?;
@@ -170,6 +177,7 @@ impl World<'_> {
             }
             Message::VoteResponse { granted: true } => {
                 member.voted = (envelope.term, Some(envelope.to));
+                self.strike_the_voter(id);
             }
             _ => {}
         }

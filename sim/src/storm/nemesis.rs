@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use mainstay::raft::{ConfChange, ConfChangeItem, ConfState, Input, Payload, Role};
-use mainstay::types::NodeId;
+use mainstay::types::{Index, NodeId, Term};
 
 use super::machine::REFUSED;
 use super::plan::{Draw, Fault};
@@ -183,5 +183,69 @@ impl World<'_> {
         let time = self.some_time();
         self.after(time, Event::Restart(id));
         Ok(())
+    }
+
+    /// Ambushes a leader right after the step that elected it or gave it its first commit, before
+    /// anything it has to say about that has left.
+    pub(super) fn lie_in_wait(&mut self, id: NodeId, before: (Role, Term), commit: Index) {
+        if self.calm {
+            return;
+        }
+        let ambush = self.plan.ambush;
+        let node = self.members[&id].node.as_ref().expect("it lives");
+        let term = node.term();
+        if before != (Role::Leader, term) {
+            if self.rng.chance(ambush.election) {
+                self.counts.ambushes += 1;
+                let hearers = self.rng.below(self.plan.universe);
+                self.cut_to_some(id, hearers);
+            }
+            return;
+        }
+        // With a commit of its own term everything before it is committed as well; and so, if the
+        // core counts what it must not, is an entry of an older term.
+        let first = node.commit() > commit && node.term_at(commit) != Some(term);
+        if first && self.rng.chance(ambush.commit) {
+            self.counts.ambushes += 1;
+            self.cut_to_some(id, 0);
+            if self.rng.chance(500_000) {
+                let epoch = self.members[&id].epoch;
+                let back = self.some_time();
+                self.after(0, Event::Struck(id, epoch, back));
+            }
+        }
+    }
+
+    /// Takes the power of a voter whose yes is on its way.
+    pub(super) fn strike_the_voter(&mut self, id: NodeId) {
+        if !self.calm && self.rng.chance(self.plan.ambush.vote) {
+            self.counts.ambushes += 1;
+            let epoch = self.members[&id].epoch;
+            let back = self.rng.within(1, self.plan.tick * 2);
+            self.after(0, Event::Struck(id, epoch, back));
+        }
+    }
+
+    /// Power loss of an ambushed node.
+    pub(super) fn struck(&mut self, id: NodeId, back: u64) -> Outcome {
+        if self.calm {
+            return Ok(());
+        }
+        self.kill(id)?;
+        self.after(back, Event::Restart(id));
+        Ok(())
+    }
+
+    /// Leaves a node the links to `hearers` others, and all links among the others.
+    fn cut_to_some(&mut self, id: NodeId, hearers: u64) {
+        let ids = self.ids.clone();
+        let mut deaf: Vec<NodeId> = ids.iter().copied().filter(|other| *other != id).collect();
+        for _ in 0..hearers {
+            if !deaf.is_empty() {
+                let slot = self.rng.slot(deaf.len());
+                deaf.swap_remove(slot);
+            }
+        }
+        self.net.cut(&ids, |a, b| (a == id && deaf.contains(&b)) || (b == id && deaf.contains(&a)));
     }
 }

@@ -16,7 +16,7 @@ use super::invariants::{self as must, Broken, Truth};
 use super::machine::{Machine, mix};
 use super::network::Network;
 use super::plan::{Draw, Plan};
-use super::{Counts, Options};
+use super::{Counts, EVENTS_MAX, INTERRUPTED, Options};
 
 /// One thing to happen.
 pub(super) enum Event {
@@ -38,6 +38,8 @@ pub(super) enum Event {
     Client,
     /// A fault.
     Fault,
+    /// A node loses power in an ambush; it is back this much later.
+    Struck(NodeId, u32, u64),
     /// A dead node comes back.
     Restart(NodeId),
     /// A paused node goes on.
@@ -132,6 +134,7 @@ impl Event {
             | Event::Drive(id, epoch)
             | Event::Apply(id, epoch)
             | Event::Step(id, epoch, _)
+            | Event::Struck(id, epoch, _)
             | Event::Checkpoint(id, epoch) => Some((*id, Some(*epoch))),
             Event::Deliver(envelope, _) => Some((envelope.to, None)),
             Event::Client
@@ -260,6 +263,7 @@ impl<'a> World<'a> {
                 self.queue.pop().expect("it was just looked at");
             self.now = at;
             self.counts.events += 1;
+            self.must_end()?;
             self.happen(event)?;
             if done(self) {
                 return Ok(true);
@@ -267,6 +271,20 @@ impl<'a> World<'a> {
         }
         self.now = until;
         Ok(false)
+    }
+
+    /// A storm that never ends would hold for ever. What a seed does takes some ten thousand events,
+    /// and a hundred times that when it is long and busy.
+    fn must_end(&self) -> Outcome {
+        let events = self.counts.events;
+        if events % 1_024 == 0 && self.options.interrupt.is_raised() {
+            return Err(Broken { name: INTERRUPTED, detail: format!("after {events} events") });
+        }
+        if events < self.options.events_max.unwrap_or(EVENTS_MAX) {
+            return Ok(());
+        }
+        let detail = format!("{events} events and no end");
+        Err(Broken { name: "does_not_end", detail })
     }
 
     fn happen(&mut self, event: Event) -> Outcome {
@@ -299,6 +317,7 @@ impl<'a> World<'a> {
                 self.drive(id)
             }
             Event::Step(id, _, input) => self.step(id, *input),
+            Event::Struck(id, _, back) => self.struck(id, back),
             Event::Checkpoint(id, epoch) => {
                 let next = self.rng.within(1, self.plan.checkpoint * 2);
                 self.after(next, Event::Checkpoint(id, epoch));
@@ -336,7 +355,7 @@ impl<'a> World<'a> {
             id,
             election_ticks: self.plan.election_ticks,
             heartbeat_ticks: self.plan.heartbeat_ticks,
-            pre_vote: true,
+            pre_vote: self.plan.pre_vote,
             append_bytes_max: self.plan.append_bytes_max,
             inflight_max: self.plan.inflight_max,
             inflight_bytes_max: self.plan.inflight_bytes_max,
@@ -478,6 +497,9 @@ impl<'a> World<'a> {
         let after = (node.role(), node.term());
         let verdict = self.verdict_on(id, commit, installed, transfer, last);
         self.judge(verdict)?;
+        if after.0 == Role::Leader {
+            self.lie_in_wait(id, (role, term), commit);
+        }
         if after != (role, term) {
             let Self { members, truth, .. } = &*self;
             let node = members[&id].node.as_ref().expect("it lives");
