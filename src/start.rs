@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::Status;
 use tracing::{info, warn};
 
@@ -31,7 +31,7 @@ use crate::net::tls::{
 use crate::net::{Endpoint, Options, Security, Serving, serve};
 use crate::proto::etcdserverpb as pb;
 use crate::raft;
-use crate::runtime::{Address, Instant, Lane, Listener, Runtime};
+use crate::runtime::{Address, Instant, Lane, Listener, Runtime, latest};
 use crate::server::bootstrap::{self, BootError, Booted, Founding, Places};
 use crate::server::{
     BoxFuture, Clock, Driver, Event, Handle, Limits, NodeStatus, PeerCalls, ServeError, Settings,
@@ -97,7 +97,7 @@ impl StartError {
 pub struct Server<R: Runtime> {
     handle: Handle,
     events: mpsc::UnboundedSender<Event>,
-    stopped: watch::Receiver<NodeStatus>,
+    stopped: latest::Receiver<NodeStatus>,
     peers: Vec<Serving<R>>,
     clients: Vec<Serving<R>>,
     _lock: Arc<crate::runtime::Lock>,
@@ -254,7 +254,7 @@ async fn turn_away<L: Listener>(listeners: &mut [L]) {
     .await;
 }
 
-async fn stop_of(status: &mut watch::Receiver<NodeStatus>) -> StopReason {
+async fn stop_of(status: &mut latest::Receiver<NodeStatus>) -> StopReason {
     loop {
         if let Some(reason) = status.borrow_and_update().stopped.clone() {
             return reason;
@@ -547,7 +547,7 @@ async fn ask_others<'m, R: Runtime>(
 struct Assembled<R: Runtime> {
     handle: Handle,
     events: mpsc::UnboundedSender<Event>,
-    status: watch::Receiver<NodeStatus>,
+    status: latest::Receiver<NodeStatus>,
     transport: GrpcTransport<R>,
     inbox: Arc<dyn Inbox>,
     lock: crate::runtime::Lock,
@@ -581,7 +581,7 @@ fn assemble<R: Runtime>(
     let hub = Hub::new(reader.store().revision(), HubOptions::default(), behind.clone());
     let hub = Arc::new(Mutex::new(hub));
     start_catching_up(runtime, &hub, &reader, behind);
-    let (status, published) = watch::channel(NodeStatus::new(machine.applied()));
+    let (status, published) = latest::channel(NodeStatus::new(machine.applied()));
     let limits = Limits {
         request_bytes_max: config.max_request_bytes,
         txn_ops_max: config.max_txn_ops,

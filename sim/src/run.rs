@@ -328,14 +328,14 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
         watchers.push(madsim::task::spawn_local(watcher.run()));
     }
     let leaders = Arc::new(Mutex::new(Leaders::default()));
-    drop(madsim::task::spawn_local(observe(
+    world.background(observe(
         Admin::new(world.endpoint("observer"), Duration::from_millis(500)),
         members.clone(),
         leaders.clone(),
         base.found.clone(),
-    )));
+    ));
     let nemesis = Nemesis::new(world.clone(), members.clone(), base.found.clone());
-    drop(madsim::task::spawn_local(nemesis.clone().supervise()));
+    world.background(nemesis.clone().supervise());
     nemesis.run().await;
 
     stop_clients.store(true, Ordering::SeqCst);

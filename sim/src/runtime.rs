@@ -15,6 +15,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use madsim::task::AbortHandle;
 use madsim::time::TimeHandle;
 use mainstay::runtime::{Address, Instant, Lane, Runtime, TaskHandle, Worker};
 use tokio::sync::mpsc;
@@ -78,7 +79,12 @@ pub struct SimRuntime {
     rng: Arc<Mutex<Rng>>,
     time: TimeHandle,
     rate: u64,
+    /// Where its tasks are noted, if no machine of its own ends them.
+    tasks: Option<Tasks>,
 }
+
+/// Tasks to be ended with a run. Tasks that wait for one another keep each other alive beyond it.
+pub type Tasks = Arc<Mutex<Vec<AbortHandle>>>;
 
 /// The wall clock's start: 2026-01-01, so that certificates and ids look like today's.
 const EPOCH: Duration = Duration::from_secs(1_767_225_600);
@@ -90,7 +96,13 @@ impl SimRuntime {
     pub fn new(port: Port, disk: SimDisk, machine: Arc<Mutex<Machine>>, rng: Rng) -> Self {
         let rate = u64::from(lock(&machine).clock.rate_ppm.max(1));
         let rng = Arc::new(Mutex::new(rng));
-        Self { port, disk, machine, rng, time: TimeHandle::current(), rate }
+        Self { port, disk, machine, rng, time: TimeHandle::current(), rate, tasks: None }
+    }
+
+    /// Notes its tasks, so that they can be ended with the run.
+    #[must_use]
+    pub fn noting(self, tasks: Tasks) -> Self {
+        Self { tasks: Some(tasks), ..self }
     }
 }
 
@@ -137,6 +149,9 @@ impl Runtime for SimRuntime {
     ) -> TaskHandle {
         let handle = madsim::task::spawn(task);
         let abort = handle.abort_handle();
+        if let Some(tasks) = &self.tasks {
+            lock(tasks).push(handle.abort_handle());
+        }
         // Dropping madsim's handle leaves the task running, as the runtime's contract says.
         TaskHandle::new(move || abort.abort())
     }

@@ -40,6 +40,7 @@ use ::tokio::io::{AsyncRead, AsyncWrite};
 
 #[cfg(feature = "real")]
 pub mod files;
+pub mod latest;
 #[cfg(feature = "real")]
 pub mod tokio;
 

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
 use super::changes::Changes;
@@ -40,7 +40,7 @@ use crate::cluster::Change;
 use crate::command::{Command, Op, RequestId};
 use crate::machine::Machine;
 use crate::raft::{self, Envelope, Input, Payload, Role};
-use crate::runtime::{Instant, Runtime};
+use crate::runtime::{Instant, Runtime, latest};
 use crate::storage::log::Log;
 use crate::transport::Transport;
 use crate::types::{Index, NodeId};
@@ -65,7 +65,7 @@ pub(crate) struct Driver<R: Runtime, T: Transport> {
     pub(super) hub: Arc<Mutex<Hub>>,
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) mailbox: mpsc::UnboundedReceiver<Event>,
-    pub(super) status: watch::Sender<NodeStatus>,
+    pub(super) status: latest::Sender<NodeStatus>,
     pub(super) ids: Arc<RequestIds>,
     pub(super) proposals: Proposals,
     pub(super) reads: Reads,
@@ -98,7 +98,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         (log, stores): (Log<R::Disk>, std::path::PathBuf),
         hub: Arc<Mutex<Hub>>,
         (events, mailbox): (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
-        status: watch::Sender<NodeStatus>,
+        status: latest::Sender<NodeStatus>,
     ) -> Result<Self, raft::RestoreError> {
         let config = raft::Config {
             election_ticks: settings.election_ticks,

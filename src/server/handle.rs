@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::error::ServeError;
 use super::event::Event;
@@ -20,7 +20,7 @@ use crate::command::{Command, Op, Outcome};
 use crate::lease::Renewal;
 use crate::machine::Reader;
 use crate::raft::Role;
-use crate::runtime::Instant;
+use crate::runtime::{Instant, latest};
 use crate::types::{ClusterId, LeaseId, NodeId, Term};
 use crate::watch::Hub;
 
@@ -89,7 +89,7 @@ pub(crate) struct Shared {
     pub(crate) ids: Arc<RequestIds>,
     pub(crate) reader: Reader,
     pub(crate) hub: Arc<Mutex<Hub>>,
-    pub(crate) status: watch::Receiver<NodeStatus>,
+    pub(crate) status: latest::Receiver<NodeStatus>,
     pub(crate) limits: Limits,
     pub(crate) peers: Arc<dyn PeerCalls>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -150,7 +150,7 @@ impl Handle {
     }
 
     /// Returns a receiver that is told of another leader, another role, and the end.
-    pub fn watch_status(&self) -> watch::Receiver<NodeStatus> {
+    pub fn watch_status(&self) -> latest::Receiver<NodeStatus> {
         self.shared.status.clone()
     }
 
