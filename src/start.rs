@@ -78,6 +78,12 @@ pub enum StartError {
     /// Log and store do not belong together.
     #[error(transparent)]
     Restore(#[from] raft::RestoreError),
+    /// The directory's member is in the cluster no more.
+    #[error(
+        "server is stopping: member {0:x} has been permanently removed from the cluster; \
+         the data directory must be removed"
+    )]
+    Removed(u64),
     /// The member stopped before it could serve.
     #[error("the member stopped before it could serve: {0:?}")]
     Stopped(StopReason),
@@ -87,7 +93,7 @@ impl StartError {
     /// The message of the fatal log line under which etcd reports such an error.
     pub fn log_message(&self) -> &'static str {
         match self {
-            Self::Stopped(_) => "listener failed",
+            Self::Stopped(_) | Self::Removed(_) => "listener failed",
             _ => "discovery failed",
         }
     }
@@ -418,6 +424,7 @@ async fn boot<R: Runtime>(
     if bootstrap::exists(&disk, places) {
         info!("server has already been initialized");
     } else {
+        bootstrap::check_fresh(&disk, places)?;
         info!("Initialize and start etcd server");
         let founding = founding(config, runtime, tls).await?;
         bootstrap::found(runtime, places, &founding, LogOptions::default())?;
@@ -427,7 +434,14 @@ async fn boot<R: Runtime>(
             "starting local member"
         );
     }
-    Ok(bootstrap::boot(runtime, places, lock, LogOptions::default())?)
+    let booted = bootstrap::boot(runtime, places, lock, LogOptions::default())?;
+    let membership = booted.machine.reader().members();
+    if membership.is_removed(booted.id) {
+        return Err(StartError::Removed(booted.id.0));
+    }
+    let given = texts(&config.initial_advertise_peer_urls);
+    bootstrap::check_owner(places, &membership, booted.id, (&config.name, &given))?;
+    Ok(booted)
 }
 
 /// Decides who a member without a disk is: a founder, or one that joins.
