@@ -18,7 +18,7 @@ use tonic::Status;
 use tracing::{info, warn};
 
 use crate::api::Api;
-use crate::cluster::{Member, Version};
+use crate::cluster::{Member, Version, alarms};
 use crate::command::{Op, Refusal};
 use crate::config::{ClusterState, Config, TlsSettings, TlsVersion, Url, texts};
 use crate::http;
@@ -34,8 +34,8 @@ use crate::raft;
 use crate::runtime::{Address, Instant, Lane, Listener, Runtime};
 use crate::server::bootstrap::{self, BootError, Booted, Founding, Places};
 use crate::server::{
-    BoxFuture, Clock, Driver, Event, Handle, Limits, NodeStatus, PeerCalls, ServeError, Settings,
-    Shared, StopReason,
+    BoxFuture, Clock, Driver, Event, Handle, Limits, NodeStatus, PeerCalls, Room, ServeError,
+    Settings, Shared, StopReason, room,
 };
 use crate::storage::log::LogOptions;
 use crate::transport::grpc::{GrpcTransport, describe};
@@ -187,6 +187,9 @@ pub async fn start<R: Runtime>(config: Config, runtime: R) -> Result<Server<R>, 
     drop(runtime.spawn(Lane::Engine, "driver", async move {
         driver.run().await;
     }));
+    let dirs = [places.log.clone(), places.stores.clone()];
+    let watch = room::watch(runtime.clone(), handle.clone(), dirs, config.auto_disarm_nospace);
+    drop(runtime.spawn(Lane::Serve, "room", watch));
 
     let mut peers = Vec::new();
     for (url, listener) in config.listen_peer_urls.iter().zip(peer_listeners) {
@@ -583,6 +586,9 @@ fn assemble<R: Runtime>(
     let hub = Arc::new(Mutex::new(hub));
     start_catching_up(runtime, &hub, &reader, behind);
     let (status, published) = watch::channel(NodeStatus::new(machine.applied()));
+    let alarm_is_on =
+        reader.alarms().iter().any(|alarm| alarm.kind == alarms::NOSPACE && alarm.member == id.0);
+    let room = Arc::new(Room::new(alarm_is_on));
     let limits = Limits {
         request_bytes_max: config.max_request_bytes,
         txn_ops_max: config.max_txn_ops,
@@ -611,6 +617,7 @@ fn assemble<R: Runtime>(
             scrub_pause: config.compaction_sleep_interval,
             boot,
             lease_clock: ClockOptions::default(),
+            room: room.clone(),
         },
         transport.clone(),
         machine,
@@ -631,6 +638,7 @@ fn assemble<R: Runtime>(
         limits,
         peers: Arc::new(Peers { transport: transport.clone() }),
         clock: Arc::new(RuntimeClock(runtime.clone())),
+        room,
     };
     let handle = Handle { shared: Arc::new(shared) };
     let member = Assembled { handle, events, status: published, transport, inbox, lock, stores };

@@ -107,7 +107,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         };
         let node = raft::Node::new(config, restored)?;
         let reports = events.clone();
-        let log = LogWriter::new(runtime, log, move |report| {
+        let log = LogWriter::new(runtime, log, settings.room.clone(), move |report| {
             // A driver that is gone needs no report.
             let _ = reports.send(Event::Log(report));
         });
@@ -306,8 +306,15 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
     }
 
     pub(super) fn fail(&mut self, reason: &str) {
+        // LMDB calls a write that was cut short for want of room an I/O error.
+        let room = &self.settings.room;
+        let free = room.free_bytes().filter(|_| room.is_short());
+        let reason = match free {
+            Some(free) => format!("{reason} (the disk is full, or nearly: {free} bytes are free)"),
+            None => reason.to_owned(),
+        };
         error!(error = reason, "stopping: only a restart can tell what is on disk");
-        self.failed.get_or_insert_with(|| StopReason::Failed(reason.to_owned()));
+        self.failed.get_or_insert(StopReason::Failed(reason));
     }
 
     /// Carries out what the node wants until it wants nothing more.

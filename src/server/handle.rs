@@ -14,9 +14,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::error::ServeError;
 use super::event::Event;
 use super::proposals::RequestIds;
+use super::room::Room;
 use super::status::NodeStatus;
 use crate::cluster::{self, Change, Member, Sight};
-use crate::command::{Command, Op, Outcome};
+use crate::command::{Command, Op, Outcome, Refusal};
 use crate::lease::Renewal;
 use crate::machine::Reader;
 use crate::raft::Role;
@@ -93,6 +94,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) peers: Arc<dyn PeerCalls>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) room: Arc<Room>,
 }
 
 /// See the module's text.
@@ -125,6 +127,11 @@ impl Handle {
     /// Returns the limits.
     pub fn limits(&self) -> &Limits {
         &self.shared.limits
+    }
+
+    /// Returns what is known of the room on the disk.
+    pub fn room(&self) -> &Arc<Room> {
+        &self.shared.room
     }
 
     /// Returns the clock.
@@ -172,8 +179,11 @@ impl Handle {
     ///
     /// # Errors
     /// [`ServeError::TooLarge`] before anything is proposed; [`ServeError::Timeout`] and
-    /// [`ServeError::Stopped`] leave the command in doubt.
+    /// [`ServeError::Stopped`] leave the command in doubt; [`Refusal::NoSpace`] on a disk without room.
     pub async fn propose(&self, op: Op) -> Result<Outcome, ServeError> {
+        if self.shared.room.is_out() {
+            return Err(ServeError::Refused(Refusal::NoSpace, self.shared.reader.revision()));
+        }
         let id = self.shared.ids.next();
         let command = Command { id, user: String::new(), auth_revision: 0, op };
         let data: Bytes = command.encode();
@@ -269,7 +279,7 @@ impl Handle {
         }
     }
 
-    fn sight(&self) -> Sight {
+    pub(super) fn sight(&self) -> Sight {
         let now = self.shared.clock.now();
         let connected = self.shared.peers.connected();
         let settled = connected

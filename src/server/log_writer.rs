@@ -11,6 +11,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::room::Room;
 use crate::raft::{Entry, HardState, Ticket};
 use crate::runtime::{Disk, Runtime, Worker};
 use crate::storage::log::{Log, LogBatch, LogError, LogRecord, Mark};
@@ -43,6 +44,7 @@ struct Shared<R: Runtime> {
     report: Box<dyn Fn(LogReport) + Send + Sync>,
     runtime: R,
     spares: Worker,
+    room: Arc<Room>,
 }
 
 #[derive(Default)]
@@ -70,6 +72,7 @@ where
     pub(crate) fn new(
         runtime: &R,
         log: Log<R::Disk>,
+        room: Arc<Room>,
         report: impl Fn(LogReport) + Send + Sync + 'static,
     ) -> Self {
         let worker = runtime.worker("log");
@@ -79,6 +82,7 @@ where
             report: Box::new(report),
             runtime: runtime.clone(),
             spares: runtime.worker("log spares"),
+            room,
         });
         Self::prepare_spare(&shared);
         Self { shared, worker }
@@ -124,8 +128,10 @@ where
         if let Some(job) = lock(&shared.log).spare_job() {
             shared.spares.run(move || {
                 // Without a spare the next rotation makes its segment itself, and reports what is wrong.
-                if let Err(error) = job.run() {
-                    tracing::warn!(%error, "no log segment could be prepared");
+                match job.run() {
+                    Ok(true) => {}
+                    Ok(false) => tracing::debug!("no room to prepare a log segment"),
+                    Err(error) => tracing::warn!(%error, "no log segment could be prepared"),
                 }
             });
         }
@@ -145,7 +151,8 @@ fn write_queue<R: Runtime>(shared: &Arc<Shared<R>>) {
     // NB: the guard must be gone before the arms run, which take the lock again.
     let written = write_all(&mut lock(&shared.log), &batch);
     match written {
-        Ok(()) => {
+        Ok(bytes) => {
+            shared.room.spend(bytes);
             shared.runtime.crash_point("log_synced");
             let tickets = batch.iter().filter_map(|hand_over| hand_over.ticket).collect();
             let marked = batch.iter().any(|hand_over| hand_over.mark.is_some());
@@ -160,19 +167,23 @@ fn write_queue<R: Runtime>(shared: &Arc<Shared<R>>) {
     }
 }
 
-fn write_all<D: Disk>(log: &mut Log<D>, batch: &[HandOver]) -> Result<(), LogError> {
+/// Writes and syncs; returns about how many bytes.
+fn write_all<D: Disk>(log: &mut Log<D>, batch: &[HandOver]) -> Result<usize, LogError> {
+    let mut bytes = 0;
     for hand_over in batch {
         if let Some(mark) = &hand_over.mark {
             log.mark(mark.clone())?;
         }
         let records: Vec<LogRecord> = hand_over.entries.iter().map(record).collect();
+        bytes += records.iter().map(|record| record.data.len()).sum::<usize>();
         log.append(LogBatch {
             hard_state: hand_over.hard_state.map(stored),
             truncate_from: hand_over.truncate_from,
             entries: &records,
         })?;
     }
-    log.sync()
+    log.sync()?;
+    Ok(bytes)
 }
 
 fn record(entry: &Entry) -> LogRecord {

@@ -40,6 +40,8 @@ pub const ALL: &[(&str, fn(&Options) -> Held)] = &[
     ("power-loss-in-every-call", durability::every_call),
     ("snapshot-under-compaction", snapshot::run),
     ("full-disk", full_disk::run),
+    ("filling-disk", full_disk::filling),
+    ("filling-disk-of-one", full_disk::filling_one_of_three),
 ];
 
 /// Plays the scenario of a name, if there is one.
@@ -184,19 +186,25 @@ impl Scene {
 
     /// Puts a fresh value through a member, once; says whether it was acknowledged.
     async fn put(&mut self, name: &str, key: &str) -> bool {
+        self.put_padded(name, key, 0).await.is_ok()
+    }
+
+    /// Puts a fresh value of at least so many bytes through a member, once; an error says why it was not
+    /// acknowledged.
+    async fn put_padded(&mut self, name: &str, key: &str, bytes: usize) -> Result<(), String> {
         self.puts += 1;
-        let value = format!("v{}", self.puts);
+        let value = format!("{:0>bytes$}", format!("v{}", self.puts));
         let node = number(name);
         let put = Put { key: key.into(), value: value.clone().into(), ..Put::default() };
         self.history.record(1, node, What::Invoke(Operation::Put(put)));
         match self.admin.put(name, key, &value).await {
             Ok(reply) => {
                 self.history.record(1, node, What::Ok(wire::put_reply(&reply)));
-                true
+                Ok(())
             }
             Err(text) => {
-                self.history.record(1, node, What::Info(text));
-                false
+                self.history.record(1, node, What::Info(text.clone()));
+                Err(text)
             }
         }
     }
