@@ -17,13 +17,14 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tonic::Status;
 use tracing::{info, warn};
 
-use crate::api::Api;
+use crate::api::{Api, METHODS};
 use crate::cluster::{Member, Version, alarms};
 use crate::command::{Op, Refusal};
 use crate::config::{ClusterState, Config, TlsSettings, TlsVersion, Url, texts};
 use crate::http;
 use crate::lease::ClockOptions;
 use crate::machine::bootstrap_entries;
+use crate::metrics::Metrics;
 use crate::net::grpc::{Grpc, Split};
 use crate::net::tls::{
     self, ClientTls, ClientTlsOptions, Protocol, ServerTls, ServerTlsOptions, TlsError, WallClock,
@@ -31,7 +32,7 @@ use crate::net::tls::{
 use crate::net::{Endpoint, Options, Security, Serving, serve};
 use crate::proto::etcdserverpb as pb;
 use crate::raft;
-use crate::runtime::{Address, Instant, Lane, Listener, Runtime};
+use crate::runtime::{Address, Instant, Lane, Listener, Process, Runtime};
 use crate::server::bootstrap::{self, BootError, Booted, Founding, Places};
 use crate::server::{
     BoxFuture, Clock, Driver, Event, Handle, Limits, NodeStatus, PeerCalls, Room, ServeError,
@@ -579,7 +580,9 @@ fn assemble<R: Runtime>(
         store_id,
         boot,
     };
-    let transport = GrpcTransport::new(runtime.clone(), own, tls.dial.clone(), inbox.clone());
+    let metrics = Arc::new(Metrics::new(METHODS, config.metrics_extensive));
+    let transport =
+        GrpcTransport::new(runtime.clone(), own, tls.dial.clone(), metrics.clone(), inbox.clone());
     transport.set_peers(crate::server::peer_addresses(&reader.members(), id));
     let behind = Arc::new(Notify::new());
     let hub = Hub::new(reader.store().revision(), HubOptions::default(), behind.clone());
@@ -618,6 +621,7 @@ fn assemble<R: Runtime>(
             boot,
             lease_clock: ClockOptions::default(),
             room: room.clone(),
+            metrics: metrics.clone(),
         },
         transport.clone(),
         machine,
@@ -639,6 +643,7 @@ fn assemble<R: Runtime>(
         peers: Arc::new(Peers { transport: transport.clone() }),
         clock: Arc::new(RuntimeClock(runtime.clone())),
         room,
+        metrics,
     };
     let handle = Handle { shared: Arc::new(shared) };
     let member = Assembled { handle, events, status: published, transport, inbox, lock, stores };
@@ -757,7 +762,8 @@ fn client_service<R: Runtime>(
         .add_service(health)
         .prepare()
         .into_axum_router();
-    Split::new(Grpc::new(runtime, &CLIENT_SERVICES, routes), http::routes(handle.clone()))
+    let grpc = Grpc::new(runtime, &CLIENT_SERVICES, routes);
+    Split::new(grpc.counted_by(handle.metrics().calls.clone()), http::routes(handle.clone()))
 }
 
 fn peer_service<R: Runtime>(
@@ -919,6 +925,10 @@ impl<R: Runtime> Clock for RuntimeClock<R> {
 
     fn random_u64(&self) -> u64 {
         self.0.random_u64()
+    }
+
+    fn process(&self) -> Option<Process> {
+        self.0.process()
     }
 
     fn spawn(&self, name: &'static str, task: BoxFuture<()>) {

@@ -59,6 +59,7 @@ impl Api {
         if !serializable {
             self.handle.read_barrier().await.map_err(fail)?;
         }
+        self.handle.metrics().ranges.inc();
         let outcome = self.handle.reader().store().range(&range).map_err(|r| refused(&r))?;
         let header = self.header(outcome.revision);
         Ok(convert::range_response(outcome, header))

@@ -512,7 +512,6 @@ fn flags_without_a_feature_are_refused_by_name() {
         ("auth-token", "jwt,sign-method=RS256"),
         ("bcrypt-cost", "12"),
         ("auth-token-ttl", "60"),
-        ("metrics", "extensive"),
         ("enable-log-rotation", "true --log-outputs f"),
         ("corrupt-check-time", "1m"),
         ("downgrade-check-time", "1m"),

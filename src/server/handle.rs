@@ -20,8 +20,9 @@ use crate::cluster::{self, Change, Member, Sight};
 use crate::command::{Command, Op, Outcome, Refusal};
 use crate::lease::Renewal;
 use crate::machine::Reader;
+use crate::metrics::Metrics;
 use crate::raft::Role;
-use crate::runtime::Instant;
+use crate::runtime::{Instant, Process};
 use crate::types::{ClusterId, LeaseId, NodeId, Term};
 use crate::watch::Hub;
 
@@ -54,6 +55,10 @@ pub trait Clock: Send + Sync {
     fn sleep(&self, d: Duration) -> BoxFuture<()>;
     /// Draws a number.
     fn random_u64(&self) -> u64;
+    /// Returns what the kernel knows of this process; `None` where there is none of its own.
+    fn process(&self) -> Option<Process> {
+        None
+    }
     /// Starts a task on the serving side.
     fn spawn(&self, name: &'static str, task: BoxFuture<()>);
 }
@@ -95,6 +100,7 @@ pub(crate) struct Shared {
     pub(crate) peers: Arc<dyn PeerCalls>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) room: Arc<Room>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// See the module's text.
@@ -127,6 +133,11 @@ impl Handle {
     /// Returns the limits.
     pub fn limits(&self) -> &Limits {
         &self.shared.limits
+    }
+
+    /// Returns what is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
     }
 
     /// Returns what is known of the room on the disk.
@@ -227,7 +238,10 @@ impl Handle {
         // The clock renews only for a leader that still led after the request came in.
         self.read_barrier().await?;
         match self.ask(|reply| Event::Renew { id, reply }).await? {
-            Renewal::Renewed { ttl } => Ok(ttl),
+            Renewal::Renewed { ttl } => {
+                self.shared.metrics.leases_renewed.inc();
+                Ok(ttl)
+            }
             Renewal::Gone => Ok(0),
             Renewal::NotLeader | Renewal::Wait => Err(ServeError::NotPrimaryLessor),
         }

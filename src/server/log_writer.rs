@@ -12,6 +12,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::room::Room;
+use crate::metrics::Metrics;
 use crate::raft::{Entry, HardState, Ticket};
 use crate::runtime::{Disk, Runtime, Worker};
 use crate::storage::log::{Log, LogBatch, LogError, LogRecord, Mark};
@@ -45,6 +46,7 @@ struct Shared<R: Runtime> {
     runtime: R,
     spares: Worker,
     room: Arc<Room>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
@@ -73,6 +75,7 @@ where
         runtime: &R,
         log: Log<R::Disk>,
         room: Arc<Room>,
+        metrics: Arc<Metrics>,
         report: impl Fn(LogReport) + Send + Sync + 'static,
     ) -> Self {
         let worker = runtime.worker("log");
@@ -83,6 +86,7 @@ where
             runtime: runtime.clone(),
             spares: runtime.worker("log spares"),
             room,
+            metrics,
         });
         Self::prepare_spare(&shared);
         Self { shared, worker }
@@ -149,7 +153,7 @@ fn write_queue<R: Runtime>(shared: &Arc<Shared<R>>) {
     };
     shared.runtime.crash_point("log_before_write");
     // NB: the guard must be gone before the arms run, which take the lock again.
-    let written = write_all(&mut lock(&shared.log), &batch);
+    let written = write_all(shared, &batch);
     match written {
         Ok(bytes) => {
             shared.room.spend(bytes);
@@ -168,8 +172,8 @@ fn write_queue<R: Runtime>(shared: &Arc<Shared<R>>) {
 }
 
 /// Writes and syncs; returns about how many bytes.
-fn write_all<D: Disk>(log: &mut Log<D>, batch: &[HandOver]) -> Result<usize, LogError> {
-    let mut bytes = 0;
+fn write_all<R: Runtime>(shared: &Shared<R>, batch: &[HandOver]) -> Result<usize, LogError> {
+    let (mut log, mut bytes) = (lock(&shared.log), 0);
     for hand_over in batch {
         if let Some(mark) = &hand_over.mark {
             log.mark(mark.clone())?;
@@ -182,7 +186,10 @@ fn write_all<D: Disk>(log: &mut Log<D>, batch: &[HandOver]) -> Result<usize, Log
             entries: &records,
         })?;
     }
+    let began = shared.runtime.now();
     log.sync()?;
+    shared.metrics.log_sync.observe(shared.runtime.now() - began);
+    shared.metrics.log_bytes.add_len(bytes);
     Ok(bytes)
 }
 

@@ -15,6 +15,7 @@ mod changes;
 mod driver;
 mod error;
 mod event;
+mod figures;
 mod handle;
 mod keeper;
 mod leases;
@@ -40,6 +41,7 @@ pub(crate) use handle::Shared;
 pub(crate) use snapshots::Incoming;
 
 use crate::cluster::Membership;
+use crate::metrics::Metrics;
 use crate::transport::PeerAddress;
 use crate::types::NodeId;
 
@@ -81,6 +83,8 @@ pub(crate) struct Settings {
     pub(crate) lease_clock: crate::lease::ClockOptions,
     /// The room on the disk, of which the log takes.
     pub(crate) room: Arc<Room>,
+    /// What is counted.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// Where everybody but this member is found.

@@ -20,6 +20,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
@@ -29,6 +30,7 @@ use super::chunks::encode_chunk;
 use super::{Hello, Inbox, PeerAddress, Transport, codec};
 use crate::config::Url;
 use crate::machine::snapshot::Chunk;
+use crate::metrics::{Metrics, PeerFigures};
 use crate::net::tls::ClientTls;
 use crate::net::{Channel, ChannelOptions};
 use crate::proto::internal as wire;
@@ -53,6 +55,9 @@ const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// How long a call to another member may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often the way to a peer and back is timed.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
 /// How many bytes one message of the protocol may have: an append's entries, with room.
 pub(crate) const PEER_MESSAGE_BYTES_MAX: usize = 512 << 20;
 
@@ -66,6 +71,7 @@ struct Inner<R: Runtime> {
     runtime: R,
     own: Hello,
     tls: Option<Arc<ClientTls>>,
+    metrics: Arc<Metrics>,
     inbox: Arc<dyn Inbox>,
     peers: Mutex<BTreeMap<NodeId, Peer<R>>>,
     /// Members that introduced themselves and are in no configuration that is known here yet.
@@ -76,6 +82,7 @@ struct Peer<R: Runtime> {
     address: PeerAddress,
     queue: mpsc::Sender<Envelope>,
     link: Arc<Mutex<Link<R>>>,
+    figures: Arc<PeerFigures>,
     task: TaskHandle,
 }
 
@@ -97,9 +104,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<R: Runtime> GrpcTransport<R> {
     /// Makes a transport without peers.
-    pub fn new(runtime: R, own: Hello, tls: Option<Arc<ClientTls>>, inbox: Arc<dyn Inbox>) -> Self {
+    pub fn new(
+        runtime: R,
+        own: Hello,
+        tls: Option<Arc<ClientTls>>,
+        metrics: Arc<Metrics>,
+        inbox: Arc<dyn Inbox>,
+    ) -> Self {
         let (peers, introduced) = (Mutex::new(BTreeMap::new()), Mutex::new(BTreeMap::new()));
-        Self { inner: Arc::new(Inner { runtime, own, tls, inbox, peers, introduced }) }
+        Self {
+            inner: Arc::new(Inner {
+                runtime,
+                own,
+                tls,
+                metrics,
+                inbox,
+                peers,
+                introduced,
+            }),
+        }
     }
 
     /// Takes the address of a member that was admitted, if it is not known. A member that joins has an
@@ -117,15 +140,17 @@ impl<R: Runtime> GrpcTransport<R> {
     fn start_peer(&self, id: NodeId, address: PeerAddress) -> Peer<R> {
         let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let link = Arc::new(Mutex::new(Link { since: None, channel: None }));
+        let figures = self.inner.metrics.peer(id);
         let dialer = Dialer {
             inner: self.inner.clone(),
             id,
             urls: address.urls.clone(),
             link: link.clone(),
+            figures: figures.clone(),
             messages,
         };
         let task = self.inner.runtime.spawn(Lane::Serve, "peer", dialer.run());
-        Peer { address, queue, link, task }
+        Peer { address, queue, link, figures, task }
     }
 
     /// Returns a client for calls to a peer that is connected at the moment.
@@ -200,9 +225,12 @@ impl<R: Runtime> Transport for GrpcTransport<R> {
     fn send(&self, messages: Vec<Envelope>) {
         let peers = lock(&self.inner.peers);
         for message in messages {
-            let to = message.to;
-            let sent = peers.get(&to).map(|peer| peer.queue.try_send(message));
+            let (to, peer) = (message.to, peers.get(&message.to));
+            let sent = peer.map(|peer| peer.queue.try_send(message));
             if !matches!(sent, Some(Ok(()))) {
+                if let Some(peer) = peer {
+                    peer.figures.sent_failures.inc();
+                }
                 self.inner.inbox.unreachable(to);
             }
         }
@@ -226,6 +254,7 @@ impl<R: Runtime> Transport for GrpcTransport<R> {
         mut chunks: mpsc::Receiver<Chunk>,
     ) -> impl Future<Output = bool> + Send + 'static {
         let client = self.client(envelope.to);
+        let figures = self.inner.metrics.peer(envelope.to);
         async move {
             let Some(mut client) = client else { return false };
             let (pieces, stream) = mpsc::channel(2);
@@ -238,9 +267,14 @@ impl<R: Runtime> Transport for GrpcTransport<R> {
                 drop(pieces);
             };
             let answer = tokio::join!(biased; client.install_snapshot(Batches(stream)), feed).0;
+            let [taken, refused] = &figures.snapshots;
             match answer {
-                Ok(_) => true,
+                Ok(_) => {
+                    taken.inc();
+                    true
+                }
                 Err(status) => {
+                    refused.inc();
                     warn!(peer = hex(envelope.to), error = status.message(), "snapshot refused");
                     false
                 }
@@ -260,6 +294,7 @@ struct Dialer<R: Runtime> {
     id: NodeId,
     urls: Vec<String>,
     link: Arc<Mutex<Link<R>>>,
+    figures: Arc<PeerFigures>,
     messages: mpsc::Receiver<Envelope>,
 }
 
@@ -272,6 +307,7 @@ impl<R: Runtime> Dialer<R> {
             match self.exchange(&url).await {
                 Ok(()) => {
                     pause = REDIAL.0;
+                    self.figures.disconnected.inc();
                     self.inner.inbox.connection_lost(self.id);
                 }
                 Err(status) if status.code() == tonic::Code::Unavailable => {
@@ -314,6 +350,8 @@ impl<R: Runtime> Dialer<R> {
         info!(peer = hex(self.id), url, "established the stream to a peer");
         *lock(&self.link) = Link { since: Some(runtime.now()), channel: Some(channel) };
         let mut waiting = Vec::new();
+        let mut probing: Option<Probe> = None;
+        let mut probe_at = Box::pin(runtime.sleep(PROBE_INTERVAL));
         loop {
             tokio::select! {
                 biased;
@@ -329,12 +367,25 @@ impl<R: Runtime> Dialer<R> {
                     }
                     let messages = waiting.drain(..).map(|message| codec::encode(&message)).collect();
                     let batch = wire::PeerBatch { hello: None, messages };
+                    self.figures.sent_bytes.add_len(batch.encoded_len());
                     // A stream that takes nothing more either drains or ends; its end is seen here too.
                     tokio::select! {
                         biased;
                         sent = batches.send(batch) => if sent.is_err() { return Ok(()) },
                         _ = back.message() => return Ok(()),
                     }
+                }
+                took = async { probing.as_mut().expect("the arm's condition").await },
+                    if probing.is_some() =>
+                {
+                    if let Some(took) = took {
+                        self.figures.round_trip.observe(took);
+                    }
+                    probing = None;
+                    probe_at = Box::pin(runtime.sleep(PROBE_INTERVAL));
+                }
+                () = &mut probe_at, if probing.is_none() => {
+                    probing = Some(probe(&runtime, client.clone(), self.inner.own.cluster_id));
                 }
             }
         }
@@ -354,6 +405,23 @@ impl<R: Runtime> Dialer<R> {
             boot: own.boot,
         }
     }
+}
+
+/// A question to a peer under way, and how long its answer took, if one came.
+type Probe = Pin<Box<dyn Future<Output = Option<Duration>> + Send>>;
+
+/// Asks a peer something small over the connection that carries the messages.
+fn probe<R: Runtime>(
+    runtime: &R,
+    mut client: PeerClient<Channel<R>>,
+    cluster_id: ClusterId,
+) -> Probe {
+    let runtime = runtime.clone();
+    Box::pin(async move {
+        let began = runtime.now();
+        let request = wire::DescribeRequest { cluster_id: cluster_id.0 };
+        client.describe(request).await.ok().map(|_| runtime.now() - began)
+    })
 }
 
 fn hex(id: NodeId) -> String {
@@ -399,6 +467,7 @@ pub(crate) async fn serve_exchange<R: Runtime>(
         boot: hello.boot,
     })?;
     transport.introduce(from, hello.peer_urls.clone());
+    let figures = transport.inner.metrics.peer(from);
     let (alive, back) = mpsc::channel(1);
     let inbox = inbox.clone();
     let reader: BoxFuture<()> = Box::pin(async move {
@@ -409,6 +478,7 @@ pub(crate) async fn serve_exchange<R: Runtime>(
                 batch = batches.message() => batch,
             };
             let Ok(Some(batch)) = batch else { break };
+            figures.received_bytes.add_len(batch.encoded_len());
             let mut messages = Vec::with_capacity(batch.messages.len());
             for message in batch.messages {
                 match codec::decode(message) {
