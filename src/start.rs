@@ -40,7 +40,7 @@ use crate::server::{
 };
 use crate::storage::log::LogOptions;
 use crate::transport::grpc::{GrpcTransport, describe};
-use crate::transport::{Hello, Inbox, Transport};
+use crate::transport::{Hello, Inbox, REMOVED, Transport};
 use crate::types::{ClusterId, LeaseId, NodeId, Revision};
 use crate::watch::{Hub, HubOptions, catch_up};
 
@@ -210,7 +210,10 @@ pub async fn start<R: Runtime>(config: Config, runtime: R) -> Result<Server<R>, 
     let mut stopped = member.status.clone();
     tokio::select! {
         biased;
-        reason = stop_of(&mut stopped) => return Err(StartError::Stopped(reason)),
+        reason = stop_of(&mut stopped) => return Err(match reason {
+            StopReason::Removed => StartError::Removed(handle.id().0),
+            reason => StartError::Stopped(reason),
+        }),
         () = publish(&config, &handle, store_id) => {}
     }
     let mut clients = Vec::new();
@@ -812,7 +815,7 @@ impl Inbox for Mailbox {
         }
         let members = self.reader.members();
         if members.is_removed(hello.member_id) {
-            return refuse("removed member");
+            return refuse(REMOVED);
         }
         if members.store_of(hello.member_id).is_some_and(|known| known != hello.store_id) {
             warn!(
@@ -838,6 +841,10 @@ impl Inbox for Mailbox {
 
     fn connection_lost(&self, peer: NodeId) {
         let _ = self.events.send(Event::ConnectionLost(peer));
+    }
+
+    fn removed(&self) {
+        let _ = self.events.send(Event::ToldRemoved);
     }
 }
 

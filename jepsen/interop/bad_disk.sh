@@ -104,6 +104,23 @@ else
     umount "$small"
 fi
 
+echo "-- a store at its quota"
+start quota --quota-backend-bytes $((16 << 20))
+fill q/ 40
+like "writes are refused at the quota" "$full" "$out"
+like "after some" '^1[0-9]$' "$filled"
+like "the alarm is on" 'alarm:NOSPACE' "$(e alarm list)"
+index() { e endpoint status -w json | sed 's/.*"raftIndex":\([0-9]*\).*/\1/'; }
+before=$(index)
+for n in 1 2 3; do e put more <"$dir/value" >/dev/null 2>&1; done
+same "refused writes write nothing into the log" "$before" "$(index)"
+same "everything acknowledged can be read" "$filled" "$(holds q/)"
+same "deletes go through" "$filled" "$(e del --prefix q/)"
+like "compaction, too" '^compacted revision' "$(e compact --physical "$(e get x -w json | sed 's/.*"revision":\([0-9]*\).*/\1/')")"
+until_true 10 e put q/again x || fail "then puts go on by themselves" OK "$(e put q/again x 2>&1)"
+same "and the alarm is off" "" "$(e alarm list)"
+stop TERM
+
 echo "-- whose directory"
 # Two of three: the third is never started, so its directory is nobody's.
 ports=("$(free_port)" "$(free_port)" "$(free_port)")
@@ -127,7 +144,27 @@ until_true 20 eval '! alive'
 kill -KILL "$pid" 2>/dev/null; ended 2>/dev/null
 same "another member's directory: exit code" 1 "$code"
 like "another member's directory" 'belongs to member .*m1.* and the flags are those of member .* of the same cluster' "$(cat "$dir/m3.log")"
-kill -KILL "$second"; wait "$second" 2>/dev/null
+
+member 1; first=$pid first_client=$client
+until_true 30 served m1
+same "its own member may have it" "$(lines who m1)" "$(e get who)"
+member 3 --initial-cluster-token another --data-dir "$dir/foreign.etcd"; third=$pid
+until_true 20 grep -q 'request cluster ID mismatch' "$dir/m1.log" || fail "a member of another cluster" "request cluster ID mismatch" "$(tail -1 "$dir/m1.log")"
+until_true 5 grep -q 'peer refused the stream' "$dir/m3.log"
+like "it is told why it is refused" 'peer refused the stream.*cluster ID mismatch' "$(cat "$dir/m3.log")"
+kill -KILL "$third"; wait "$third" 2>/dev/null
+member 3; third=$pid
+until_true 30 served m3
+client=$first_client
+sleep 6 # connected for as long as a change of members asks for
+like "member remove" 'removed from cluster' "$(e member remove "$(e member list | grep ', m3,' | cut -d, -f1)" 2>&1)"
+wait "$third"; same "a removed member ends well" 0 $?
+member 3
+until_true 20 eval '! alive'
+kill -KILL "$pid" 2>/dev/null; ended 2>/dev/null
+same "a removed member that is started again: exit code" 1 "$code"
+like "a removed member that is started again" 'server is stopping: member [0-9a-f]+ has been permanently removed' "$(cat "$dir/m3.log")"
+for pid in "$first" "$second"; do stop KILL; done
 
 start moved
 same "put" OK "$(e put kept yes)"

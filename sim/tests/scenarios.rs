@@ -36,6 +36,7 @@ scenarios! {
     a_full_disk_stops_nobody_else = "full-disk",
     a_filling_disk_refuses_writes_before_one_fails = "filling-disk",
     a_filling_disk_alarms_only_where_it_is_needed = "filling-disk-of-one",
+    a_member_that_was_removed_while_it_was_away_ends = "removed-while-away",
 }
 
 #[test]

@@ -289,6 +289,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
                 }
             }
             Event::Unreachable(peer) => self.node.step(Input::PeerUnreachable(peer)),
+            Event::ToldRemoved => self.on_removed(),
             Event::ConnectionLost(peer) => self.node.step(Input::PeerConnectionLost(peer)),
             Event::Log(LogReport::Durable(tickets, marked)) => {
                 if marked {
@@ -457,9 +458,13 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         let membership = self.machine.reader().members();
         self.transport.set_peers(super::peer_addresses(&membership, self.settings.id));
         if membership.is_removed(self.settings.id) {
-            info!("this member was removed from the cluster");
-            self.failed.get_or_insert(StopReason::Removed);
+            self.on_removed();
         }
+    }
+
+    fn on_removed(&mut self) {
+        info!("this member was removed from the cluster");
+        self.failed.get_or_insert(StopReason::Removed);
     }
 
     /// Proposes something that no client waits for.

@@ -89,12 +89,14 @@ pub struct Room {
 }
 
 impl Room {
-    /// Starts with the alarm as it was found: one that is on at a start was raised by an earlier life.
+    /// Starts with the alarm as it was found: one that is on at a start was raised by an earlier life, for
+    /// a disk that may still be short.
     pub(crate) fn new(alarm_is_on: bool) -> Self {
         Self {
             free: AtomicU64::new(u64::MAX),
             left: AtomicI64::new(i64::MAX),
-            short: AtomicBool::new(false),
+            // As long as it takes to have enough again, also over a restart.
+            short: AtomicBool::new(alarm_is_on),
             refuses: AtomicBool::new(false),
             raised: AtomicBool::new(alarm_is_on),
             look: Notify::new(),
@@ -299,6 +301,10 @@ mod tests {
         assert!(!room.observe(AGAIN_BYTES - 1) && room.is_short(), "not enough to go on");
         assert!(room.observe(AGAIN_BYTES) && !room.is_short());
         assert_eq!(room.free_bytes(), Some(AGAIN_BYTES));
+        // A restart does not make more of what there is.
+        let room = Room::new(true);
+        assert!(!room.observe(AGAIN_BYTES - 1) && room.is_short());
+        assert!(room.observe(AGAIN_BYTES) && !room.is_short());
     }
 
     #[test]

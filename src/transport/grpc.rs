@@ -10,13 +10,15 @@
 //!
 //! Invariants:
 //! - [`send`](Transport::send) never waits: a full queue loses the message and says so to the inbox;
-//! - nothing of a stream is read before its hello was admitted ([`Inbox::admit`]);
+//! - nothing of a stream is read before its hello was admitted ([`Inbox::admit`]), and it is asked again when
+//!   the members have changed;
 //! - a broken stream is reported to the inbox once, by each side that had it;
 //! - messages that were queued for a lost connection are dropped, not sent on the next one: Raft has
 //!   moved on, and a proposal must not be delivered twice.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::chunks::encode_chunk;
-use super::{Hello, Inbox, PeerAddress, Transport, codec};
+use super::{Hello, Inbox, PeerAddress, REMOVED, Transport, codec};
 use crate::config::Url;
 use crate::machine::snapshot::Chunk;
 use crate::metrics::{Metrics, PeerFigures};
@@ -72,6 +74,8 @@ struct Inner<R: Runtime> {
     own: Hello,
     tls: Option<Arc<ClientTls>>,
     metrics: Arc<Metrics>,
+    /// How often it was said who may be sent to: whoever was admitted before may not be any more.
+    changes: AtomicU64,
     inbox: Arc<dyn Inbox>,
     peers: Mutex<BTreeMap<NodeId, Peer<R>>>,
     /// Members that introduced themselves and are in no configuration that is known here yet.
@@ -118,6 +122,7 @@ impl<R: Runtime> GrpcTransport<R> {
                 own,
                 tls,
                 metrics,
+                changes: AtomicU64::new(0),
                 inbox,
                 peers,
                 introduced,
@@ -237,6 +242,7 @@ impl<R: Runtime> Transport for GrpcTransport<R> {
     }
 
     fn set_peers(&self, mut addresses: BTreeMap<NodeId, PeerAddress>) {
+        self.inner.changes.fetch_add(1, Ordering::Relaxed);
         let mut introduced = lock(&self.inner.introduced);
         introduced.retain(|id, _| !addresses.contains_key(id));
         addresses.extend(introduced.iter().map(|(id, address)| (*id, address.clone())));
@@ -325,6 +331,11 @@ impl<R: Runtime> Dialer<R> {
                         error = status.message(),
                         "peer refused the stream"
                     );
+                    if status.code() == tonic::Code::FailedPrecondition
+                        && status.message() == REMOVED
+                    {
+                        self.inner.inbox.removed();
+                    }
                 }
             }
             *lock(&self.link) = Link { since: None, channel: None };
@@ -457,7 +468,7 @@ pub(crate) async fn serve_exchange<R: Runtime>(
     let hello =
         hello.ok_or_else(|| Status::invalid_argument("the stream begins without a hello"))?;
     let from = NodeId(hello.member_id);
-    inbox.admit(&Hello {
+    let hello = Hello {
         cluster_id: ClusterId(hello.cluster_id),
         member_id: from,
         to: NodeId(hello.to_member_id),
@@ -465,12 +476,14 @@ pub(crate) async fn serve_exchange<R: Runtime>(
         peer_urls: hello.peer_urls.clone(),
         store_id: hello.store_id,
         boot: hello.boot,
-    })?;
+    };
+    inbox.admit(&hello)?;
     transport.introduce(from, hello.peer_urls.clone());
     let figures = transport.inner.metrics.peer(from);
     let (alive, back) = mpsc::channel(1);
-    let inbox = inbox.clone();
+    let (inbox, inner) = (inbox.clone(), transport.inner.clone());
     let reader: BoxFuture<()> = Box::pin(async move {
+        let mut changes = inner.changes.load(Ordering::Relaxed);
         loop {
             let batch = tokio::select! {
                 biased;
@@ -478,6 +491,12 @@ pub(crate) async fn serve_exchange<R: Runtime>(
                 batch = batches.message() => batch,
             };
             let Ok(Some(batch)) = batch else { break };
+            // NB: a member that was removed behind its back goes on speaking on the stream it has, and is
+            // answered by nobody. Only when it dials again is it told (scenario removed-while-away).
+            let now = inner.changes.load(Ordering::Relaxed);
+            if std::mem::replace(&mut changes, now) != now && inbox.admit(&hello).is_err() {
+                break;
+            }
             figures.received_bytes.add_len(batch.encoded_len());
             let mut messages = Vec::with_capacity(batch.messages.len());
             for message in batch.messages {

@@ -7,6 +7,7 @@ mod disk_loss;
 mod durability;
 mod full_disk;
 mod leader_kill;
+mod removed;
 mod snapshot;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub const ALL: &[(&str, fn(&Options) -> Held)] = &[
     ("full-disk", full_disk::run),
     ("filling-disk", full_disk::filling),
     ("filling-disk-of-one", full_disk::filling_one_of_three),
+    ("removed-while-away", removed::run),
 ];
 
 /// Plays the scenario of a name, if there is one.
@@ -189,11 +191,11 @@ impl Scene {
         self.put_padded(name, key, 0).await.is_ok()
     }
 
-    /// Puts a fresh value of at least so many bytes through a member, once; an error says why it was not
+    /// Puts a fresh value, with so many zeros before it, through a member, once; an error says why it was not
     /// acknowledged.
     async fn put_padded(&mut self, name: &str, key: &str, bytes: usize) -> Result<(), String> {
         self.puts += 1;
-        let value = format!("{:0>bytes$}", format!("v{}", self.puts));
+        let value = format!("{}v{}", "0".repeat(bytes), self.puts);
         let node = number(name);
         let put = Put { key: key.into(), value: value.clone().into(), ..Put::default() };
         self.history.record(1, node, What::Invoke(Operation::Put(put)));
