@@ -23,7 +23,7 @@ use crate::machine::Reader;
 use crate::metrics::Metrics;
 use crate::raft::Role;
 use crate::runtime::{Instant, Process};
-use crate::types::{ClusterId, LeaseId, NodeId, Term};
+use crate::types::{ClusterId, Index, LeaseId, NodeId, Term};
 use crate::watch::Hub;
 
 /// A future without a name.
@@ -357,7 +357,10 @@ impl Handle {
             return Err(ServeError::NotLeader);
         }
         let membership = self.shared.reader.members();
-        let matched = status.matched.get(&id).copied();
+        // How far the others have come is published once a tick: a learner that was added a moment ago is not
+        // among them, and is not in sync; it is no unknown member (scenario promoted-too-soon).
+        let learner = membership.learners().any(|learner| learner == id).then_some(Index(0));
+        let matched = status.matched.get(&id).copied().or(learner);
         let own = status.matched.get(&self.shared.id).copied().unwrap_or(status.commit);
         let strict = self.shared.limits.strict_reconfig;
         cluster::may_promote(&membership, matched, own, strict).map_err(ServeError::Unwise)?;

@@ -7,6 +7,7 @@ mod disk_loss;
 mod durability;
 mod full_disk;
 mod leader_kill;
+mod learner;
 mod removed;
 mod snapshot;
 
@@ -44,6 +45,7 @@ pub const ALL: &[(&str, fn(&Options) -> Held)] = &[
     ("filling-disk", full_disk::filling),
     ("filling-disk-of-one", full_disk::filling_one_of_three),
     ("removed-while-away", removed::run),
+    ("promoted-too-soon", learner::promoted_too_soon),
 ];
 
 /// Plays the scenario of a name, if there is one.
