@@ -468,10 +468,9 @@ async fn founding<R: Runtime>(
     let own = founders.iter().find(|member| member.name == config.name).map(|member| member.id);
     let own = own.expect("the check found this member among the founders");
     let others = || founders.iter().filter(|member| member.id != own);
-    let remote = ask_others(runtime, tls, others()).await;
     match config.initial_cluster_state {
         ClusterState::New => {
-            if let Some((_, members)) = &remote
+            if let Some((_, members)) = &ask_others(runtime, tls, others(), |_| Ok(())).await?
                 && members.iter().any(|member| member.id == own && !member.client_urls.is_empty())
             {
                 return Err(StartError::Bootstrap(format!(
@@ -487,26 +486,15 @@ async fn founding<R: Runtime>(
             Ok(Founding { id: own, cluster_id, entries })
         }
         ClusterState::Existing => {
-            let Some((cluster_id, members)) = remote else {
+            let suits = |members: &[Member]| suits(config, members);
+            let Some((cluster_id, members)) = ask_others(runtime, tls, others(), suits).await?
+            else {
                 return Err(StartError::Bootstrap(
                     "cannot fetch cluster info from peer urls: could not retrieve cluster \
                      information from the given URLs"
                         .to_owned(),
                 ));
             };
-            if members.len() != config.initial_cluster.len() {
-                return Err(StartError::Bootstrap(
-                    "error validating peerURLs: member count is unequal".to_owned(),
-                ));
-            }
-            for (_, urls) in &config.initial_cluster {
-                if bootstrap::find_self(&members, &texts(urls)).is_none() {
-                    return Err(StartError::Bootstrap(format!(
-                        "error validating peerURLs: PeerURLs: no match found for existing member ({})",
-                        texts(urls).join(",")
-                    )));
-                }
-            }
             let urls = texts(config.initial_self().unwrap_or_default());
             let id = bootstrap::find_self(&members, &urls).expect("it was found a moment ago");
             let me = members.iter().find(|member| member.id == id);
@@ -521,12 +509,33 @@ async fn founding<R: Runtime>(
     }
 }
 
-/// Asks the other members who is in the cluster; the first answer counts.
+/// Says whether the members that a cluster has are those of the command line.
+fn suits(config: &Config, members: &[Member]) -> Result<(), String> {
+    if members.len() != config.initial_cluster.len() {
+        return Err("error validating peerURLs: member count is unequal".to_owned());
+    }
+    for (_, urls) in &config.initial_cluster {
+        if bootstrap::find_self(members, &texts(urls)).is_none() {
+            return Err(format!(
+                "error validating peerURLs: PeerURLs: no match found for existing member ({})",
+                texts(urls).join(",")
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Asks the other members who is in the cluster; the first answer that suits counts.
+///
+/// A member that lags does not know yet that this one was added, so an answer that does not suit is the
+/// outcome only when no other member gives a better one (etcd takes the first answer, whosever it is).
 async fn ask_others<'m, R: Runtime>(
     runtime: &R,
     tls: &Certificates,
     others: impl Iterator<Item = &'m Member>,
-) -> Option<(ClusterId, Vec<Member>)> {
+    suits: impl Fn(&[Member]) -> Result<(), String>,
+) -> Result<Option<(ClusterId, Vec<Member>)>, StartError> {
+    let mut unsuited = None;
     for url in others.flat_map(|member| &member.peer_urls) {
         match describe(runtime, url, tls.dial.as_ref(), None).await {
             Ok(found) => {
@@ -537,7 +546,11 @@ async fn ask_others<'m, R: Runtime>(
                     name: member.name,
                     client_urls: member.client_urls,
                 });
-                return Some((ClusterId(found.cluster_id), members.collect()));
+                let members: Vec<Member> = members.collect();
+                match suits(&members) {
+                    Ok(()) => return Ok(Some((ClusterId(found.cluster_id), members))),
+                    Err(why) => unsuited = Some(why),
+                }
             }
             Err(status) => {
                 tracing::debug!(
@@ -548,7 +561,7 @@ async fn ask_others<'m, R: Runtime>(
             }
         }
     }
-    None
+    unsuited.map_or(Ok(None), |why| Err(StartError::Bootstrap(why)))
 }
 
 /// What [`assemble`] made, beside the driver.

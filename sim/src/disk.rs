@@ -15,11 +15,13 @@
 //! - a handle carries the epoch of the process that opened it: destructors of a killed process, or a
 //!   job of it that comes late, change nothing on disk;
 //! - a process that is killed loses nothing it wrote (the kernel has it); only a power loss does;
-//! - syncs cost no real I/O: durable is what the tracker says.
+//! - syncs cost no real I/O: durable is what the tracker says;
+//! - a removed file takes no room once its removal is certain: a run's disks stay as small as its members' data.
 //!
 //! Left out: sector errors at read (bit rot is planted by [`HostDisk::flip`]), and reordering between
 //! files other than by choosing each file's lost writes independently, which covers it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
@@ -137,13 +139,51 @@ struct Tracked {
 
 struct Undo {
     offset: u64,
+    /// What was there, as far as the file reached.
     before: Vec<u8>,
-    after: Vec<u8>,
+    after: Data,
     len_before: u64,
     len_after: u64,
     /// Written through a descriptor that syncs each write: kept whatever happens, but remembered,
     /// because what is rolled back may lie beneath it.
     durable: bool,
+}
+
+/// What was written. A log pre-writes its segments with zeros by the megabyte: those are not kept as bytes.
+enum Data {
+    Bytes(Vec<u8>),
+    Zeros(usize),
+}
+
+const ZEROS: [u8; 4096] = [0; 4096];
+
+impl Data {
+    fn of(data: &[u8]) -> Self {
+        if is_long_zeros(data) { Self::Zeros(data.len()) } else { Self::Bytes(data.to_vec()) }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Bytes(bytes) if bytes.is_empty())
+    }
+
+    fn bytes(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Bytes(bytes) => Cow::Borrowed(bytes),
+            Self::Zeros(len) => Cow::Owned(vec![0; *len]),
+        }
+    }
+}
+
+fn is_long_zeros(data: &[u8]) -> bool {
+    data.len() >= ZEROS.len() && data.chunks(ZEROS.len()).all(|part| *part == ZEROS[..part.len()])
+}
+
+/// Writes; zeros beyond the end become a hole, which reads the same and takes no memory.
+fn put_at(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
+    if is_long_zeros(data) && offset >= file.metadata()?.len() {
+        return file.set_len(offset + data.len() as u64);
+    }
+    file.write_all_at(data, offset)
 }
 
 enum NameOp {
@@ -286,7 +326,9 @@ impl HostDisk {
         for operation in undone.into_iter().rev() {
             operation.undo();
         }
-        state.names.clear();
+        for operation in std::mem::take(&mut state.names) {
+            operation.settle(&mut state);
+        }
     }
 
     /// Forgets everything and removes all files: a new disk in the old machine.
@@ -399,7 +441,8 @@ impl Tracked {
         // NB: not through the caller's descriptor, which may be open for writing only (LMDB's meta pages).
         let file = self.file.as_ref().expect("a tracked file is open from the beginning");
         let len_before = file.metadata()?.len();
-        let mut before = vec![0; data.len()];
+        let reached = usize::try_from(len_before.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut before = vec![0; data.len().min(reached)];
         let mut have = 0;
         while have < before.len() {
             match FileExt::read_at(file, &mut before[have..], offset + have as u64)? {
@@ -411,7 +454,7 @@ impl Tracked {
         self.undo.push(Undo {
             offset,
             before,
-            after: data.to_vec(),
+            after: Data::of(data),
             len_before,
             len_after,
             durable,
@@ -434,7 +477,7 @@ impl Tracked {
         let mut lost = 0;
         for (i, write) in undo.iter().enumerate() {
             if write.durable {
-                let _ = file.write_all_at(&write.after, write.offset);
+                let _ = put_at(file, &write.after.bytes(), write.offset);
                 continue;
             }
             if i >= keep || (model == Persistence::Subset && rng.below(2) == 0) {
@@ -442,12 +485,12 @@ impl Tracked {
                 continue;
             }
             if model != Persistence::Torn || write.after.is_empty() {
-                let _ = file.write_all_at(&write.after, write.offset);
+                let _ = put_at(file, &write.after.bytes(), write.offset);
                 let _ = file.set_len(write.len_after);
                 continue;
             }
             let mut whole = true;
-            for (offset, sector) in sectors(write.offset, &write.after) {
+            for (offset, sector) in sectors(write.offset, &write.after.bytes()) {
                 if rng.below(3) == 0 {
                     whole = false;
                 } else {
@@ -479,6 +522,28 @@ impl NameOp {
             Self::Created { dir, .. } => [Some(dir), None],
             Self::Renamed { from, to, .. } => [from.parent(), to.parent()],
             Self::Removed { path, .. } => [path.parent(), None],
+        }
+    }
+
+    /// What cannot be undone any more gives back the room of what it removed or replaced.
+    fn settle(self, state: &mut State) {
+        let (Self::Removed { kept, .. } | Self::Renamed { replaced: Some(kept), .. }) = self else {
+            return;
+        };
+        let mut paths = vec![kept];
+        while let Some(path) = paths.pop() {
+            let Ok(meta) = std::fs::metadata(&path) else { continue };
+            if meta.is_dir() {
+                paths.extend(
+                    std::fs::read_dir(&path).into_iter().flatten().flatten().map(|e| e.path()),
+                );
+                continue;
+            }
+            let id = (meta.dev(), meta.ino());
+            state.files.remove(&id);
+            lock(&TRACKED).remove(&id);
+            // Left over if it fails: then the run's directory goes as a whole at its end.
+            let _ = std::fs::remove_file(&path);
         }
     }
 
@@ -634,7 +699,14 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.host.syncs(self.epoch)?;
         let mut state = lock(&self.host.state);
-        state.names.retain(|name| !name.dirs().contains(&Some(dir)));
+        let (settled, open) = std::mem::take(&mut state.names)
+            .into_iter()
+            .partition(|name| name.dirs().contains(&Some(dir)));
+        state.names = open;
+        let settled: Vec<NameOp> = settled;
+        for name in settled {
+            name.settle(&mut state);
+        }
         Ok(())
     }
 
@@ -706,7 +778,7 @@ impl Owner {
         }
         let mut tracked = lock(&self.tracked);
         tracked.note(offset, buf, durable)?;
-        file.write_all_at(buf, offset)
+        put_at(file, buf, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -732,7 +804,7 @@ impl Owner {
         tracked.undo.push(Undo {
             offset: len.min(old),
             before,
-            after: Vec::new(),
+            after: Data::Bytes(Vec::new()),
             len_before: old,
             len_after: len,
             durable: false,

@@ -164,7 +164,10 @@ where
         let outcome = runtime.block_on(async move {
             let world = World::new(plan.clone(), 1, inner_logs.clone());
             *lock(&inner.world) = Some(world.clone());
-            situation(world, inner, inner_logs, plan).await
+            let outcome = situation(world.clone(), inner, inner_logs, plan).await;
+            // Tasks that wait for one another would outlive the runtime, and with them the stores' memory maps.
+            world.finish().await;
+            outcome
         });
         // Dropped here, inside the net for panics.
         drop(runtime);
@@ -183,7 +186,7 @@ where
             outcome.report = figures(&world);
             outcome.states = states_from_logs(&world);
         }
-        forget(&world);
+        world.forget();
     }
     outcome.report.seed = seed;
     outcome.violations.splice(0..0, base.found.take());
@@ -224,12 +227,6 @@ fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("a panic without words")
         .to_owned()
-}
-
-fn forget(world: &World) {
-    for slot in &world.slots {
-        slot.disk.forget();
-    }
 }
 
 /// Judges what was recorded.

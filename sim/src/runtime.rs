@@ -99,6 +99,13 @@ fn scale(d: Duration, by: u64, of: u64) -> Duration {
     Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
 }
 
+/// How long the simulation takes until a clock of this rate has gone on by `d`: rounded up, or whoever sleeps
+/// until a moment of its own clock and wakes a nanosecond early would sleep for nothing, for ever.
+fn lasting(d: Duration, rate: u64) -> Duration {
+    let ns = (d.as_nanos() * u128::from(RIGHT_RATE)).div_ceil(u128::from(rate));
+    Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+}
+
 impl Runtime for SimRuntime {
     type Stream = SimStream;
     type Listener = SimListener;
@@ -115,7 +122,7 @@ impl Runtime for SimRuntime {
     }
 
     fn sleep(&self, d: Duration) -> impl Future<Output = ()> + Send + 'static {
-        Sleep::new(&self.time, scale(d, RIGHT_RATE, self.rate))
+        Sleep::new(&self.time, lasting(d, self.rate))
     }
 
     fn random_u64(&self) -> u64 {
@@ -191,5 +198,27 @@ impl Runtime for SimRuntime {
         machine.crash_at = None;
         drop(machine);
         self.disk.host().crash();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleep_ends_when_its_clock_says_so_and_not_before() {
+        for rate in [950_000, 999_999, RIGHT_RATE, 1_000_001, 1_050_000] {
+            for began in [0, 1, 999_999_999, 1_234_567_891] {
+                for wanted in [1, 2, 19, 1_000_003] {
+                    let before = scale(Duration::from_nanos(began), rate, RIGHT_RATE);
+                    let slept = lasting(Duration::from_nanos(wanted), rate);
+                    let after = scale(Duration::from_nanos(began) + slept, rate, RIGHT_RATE);
+                    assert!(
+                        after >= before + Duration::from_nanos(wanted),
+                        "{rate} {began} {wanted}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -396,11 +396,15 @@ impl World {
         state.crash_model = None;
     }
 
-    /// Ends everything and forgets the disks.
+    /// Ends everything.
     pub async fn finish(&self) {
         for i in 0..self.slots.len() {
             self.kill(i).await;
         }
+    }
+
+    /// Removes the disks from the program's tables, after which they no longer are under the model.
+    pub fn forget(&self) {
         for slot in &self.slots {
             slot.disk.forget();
         }
