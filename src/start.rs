@@ -17,13 +17,14 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::Status;
 use tracing::{info, warn};
 
-use crate::api::Api;
-use crate::cluster::{Member, Version};
+use crate::api::{Api, METHODS};
+use crate::cluster::{Member, Version, alarms};
 use crate::command::{Op, Refusal};
 use crate::config::{ClusterState, Config, TlsSettings, TlsVersion, Url, texts};
 use crate::http;
 use crate::lease::ClockOptions;
 use crate::machine::bootstrap_entries;
+use crate::metrics::Metrics;
 use crate::net::grpc::{Grpc, Split};
 use crate::net::tls::{
     self, ClientTls, ClientTlsOptions, Protocol, ServerTls, ServerTlsOptions, TlsError, WallClock,
@@ -31,15 +32,15 @@ use crate::net::tls::{
 use crate::net::{Endpoint, Options, Security, Serving, serve};
 use crate::proto::etcdserverpb as pb;
 use crate::raft;
-use crate::runtime::{Address, Instant, Lane, Listener, Runtime, latest};
+use crate::runtime::{Address, Instant, Lane, Listener, Process, Runtime, latest};
 use crate::server::bootstrap::{self, BootError, Booted, Founding, Places};
 use crate::server::{
-    BoxFuture, Clock, Driver, Event, Handle, Limits, NodeStatus, PeerCalls, ServeError, Settings,
-    Shared, StopReason,
+    BoxFuture, Clock, Driver, Event, Handle, Limits, NodeStatus, PeerCalls, Room, ServeError,
+    Settings, Shared, StopReason, room,
 };
 use crate::storage::log::LogOptions;
 use crate::transport::grpc::{GrpcTransport, describe};
-use crate::transport::{Hello, Inbox, Transport};
+use crate::transport::{Hello, Inbox, REMOVED, Transport};
 use crate::types::{ClusterId, LeaseId, NodeId, Revision};
 use crate::watch::{Hub, HubOptions, catch_up};
 
@@ -78,6 +79,12 @@ pub enum StartError {
     /// Log and store do not belong together.
     #[error(transparent)]
     Restore(#[from] raft::RestoreError),
+    /// The directory's member is in the cluster no more.
+    #[error(
+        "server is stopping: member {0:x} has been permanently removed from the cluster; \
+         the data directory must be removed"
+    )]
+    Removed(u64),
     /// The member stopped before it could serve.
     #[error("the member stopped before it could serve: {0:?}")]
     Stopped(StopReason),
@@ -87,7 +94,7 @@ impl StartError {
     /// The message of the fatal log line under which etcd reports such an error.
     pub fn log_message(&self) -> &'static str {
         match self {
-            Self::Stopped(_) => "listener failed",
+            Self::Stopped(_) | Self::Removed(_) => "listener failed",
             _ => "discovery failed",
         }
     }
@@ -181,6 +188,9 @@ pub async fn start<R: Runtime>(config: Config, runtime: R) -> Result<Server<R>, 
     drop(runtime.spawn(Lane::Engine, "driver", async move {
         driver.run().await;
     }));
+    let dirs = [places.log.clone(), places.stores.clone()];
+    let watch = room::watch(runtime.clone(), handle.clone(), dirs, config.auto_disarm_nospace);
+    drop(runtime.spawn(Lane::Serve, "room", watch));
 
     let mut peers = Vec::new();
     for (url, listener) in config.listen_peer_urls.iter().zip(peer_listeners) {
@@ -200,7 +210,10 @@ pub async fn start<R: Runtime>(config: Config, runtime: R) -> Result<Server<R>, 
     let mut stopped = member.status.clone();
     tokio::select! {
         biased;
-        reason = stop_of(&mut stopped) => return Err(StartError::Stopped(reason)),
+        reason = stop_of(&mut stopped) => return Err(match reason {
+            StopReason::Removed => StartError::Removed(handle.id().0),
+            reason => StartError::Stopped(reason),
+        }),
         () = publish(&config, &handle, store_id) => {}
     }
     let mut clients = Vec::new();
@@ -418,6 +431,7 @@ async fn boot<R: Runtime>(
     if bootstrap::exists(&disk, places) {
         info!("server has already been initialized");
     } else {
+        bootstrap::check_fresh(&disk, places)?;
         info!("Initialize and start etcd server");
         let founding = founding(config, runtime, tls).await?;
         bootstrap::found(runtime, places, &founding, LogOptions::default())?;
@@ -427,7 +441,14 @@ async fn boot<R: Runtime>(
             "starting local member"
         );
     }
-    Ok(bootstrap::boot(runtime, places, lock, LogOptions::default())?)
+    let booted = bootstrap::boot(runtime, places, lock, LogOptions::default())?;
+    let membership = booted.machine.reader().members();
+    if membership.is_removed(booted.id) {
+        return Err(StartError::Removed(booted.id.0));
+    }
+    let given = texts(&config.initial_advertise_peer_urls);
+    bootstrap::check_owner(places, &membership, booted.id, (&config.name, &given))?;
+    Ok(booted)
 }
 
 /// Decides who a member without a disk is: a founder, or one that joins.
@@ -575,13 +596,18 @@ fn assemble<R: Runtime>(
         store_id,
         boot,
     };
-    let transport = GrpcTransport::new(runtime.clone(), own, tls.dial.clone(), inbox.clone());
+    let metrics = Arc::new(Metrics::new(METHODS, config.metrics_extensive));
+    let transport =
+        GrpcTransport::new(runtime.clone(), own, tls.dial.clone(), metrics.clone(), inbox.clone());
     transport.set_peers(crate::server::peer_addresses(&reader.members(), id));
     let behind = Arc::new(Notify::new());
     let hub = Hub::new(reader.store().revision(), HubOptions::default(), behind.clone());
     let hub = Arc::new(Mutex::new(hub));
     start_catching_up(runtime, &hub, &reader, behind);
     let (status, published) = latest::channel(NodeStatus::new(machine.applied()));
+    let alarm_is_on =
+        reader.alarms().iter().any(|alarm| alarm.kind == alarms::NOSPACE && alarm.member == id.0);
+    let room = Arc::new(Room::new(alarm_is_on));
     let limits = Limits {
         request_bytes_max: config.max_request_bytes,
         txn_ops_max: config.max_txn_ops,
@@ -610,6 +636,8 @@ fn assemble<R: Runtime>(
             scrub_pause: config.compaction_sleep_interval,
             boot,
             lease_clock: ClockOptions::default(),
+            room: room.clone(),
+            metrics: metrics.clone(),
         },
         transport.clone(),
         machine,
@@ -630,6 +658,8 @@ fn assemble<R: Runtime>(
         limits,
         peers: Arc::new(Peers { transport: transport.clone() }),
         clock: Arc::new(RuntimeClock(runtime.clone())),
+        room,
+        metrics,
     };
     let handle = Handle { shared: Arc::new(shared) };
     let member = Assembled { handle, events, status: published, transport, inbox, lock, stores };
@@ -748,7 +778,8 @@ fn client_service<R: Runtime>(
         .add_service(health)
         .prepare()
         .into_axum_router();
-    Split::new(Grpc::new(runtime, &CLIENT_SERVICES, routes), http::routes(handle.clone()))
+    let grpc = Grpc::new(runtime, &CLIENT_SERVICES, routes);
+    Split::new(grpc.counted_by(handle.metrics().calls.clone()), http::routes(handle.clone()))
 }
 
 fn peer_service<R: Runtime>(
@@ -797,7 +828,7 @@ impl Inbox for Mailbox {
         }
         let members = self.reader.members();
         if members.is_removed(hello.member_id) {
-            return refuse("removed member");
+            return refuse(REMOVED);
         }
         if members.store_of(hello.member_id).is_some_and(|known| known != hello.store_id) {
             warn!(
@@ -823,6 +854,10 @@ impl Inbox for Mailbox {
 
     fn connection_lost(&self, peer: NodeId) {
         let _ = self.events.send(Event::ConnectionLost(peer));
+    }
+
+    fn removed(&self) {
+        let _ = self.events.send(Event::ToldRemoved);
     }
 }
 
@@ -910,6 +945,10 @@ impl<R: Runtime> Clock for RuntimeClock<R> {
 
     fn random_u64(&self) -> u64 {
         self.0.random_u64()
+    }
+
+    fn process(&self) -> Option<Process> {
+        self.0.process()
     }
 
     fn spawn(&self, name: &'static str, task: BoxFuture<()>) {

@@ -123,6 +123,8 @@ struct State {
     /// The process dies in this many further operations.
     crash_in: Option<u64>,
     full: bool,
+    /// The bytes by which files may still grow; `None` for as many as they like.
+    room: Option<u64>,
     /// This many operations fail with an I/O error.
     fail: u64,
     /// The next sync fails.
@@ -273,6 +275,11 @@ impl HostDisk {
         lock(&self.state).full = full;
     }
 
+    /// Says by how many bytes files may still grow. What is removed gives nothing back.
+    pub fn set_room(&self, room: Option<u64>) {
+        lock(&self.state).room = room;
+    }
+
     /// Lets the next `n` writes fail with an I/O error.
     pub fn fail_writes(&self, n: u64) {
         lock(&self.state).fail = n;
@@ -352,10 +359,11 @@ impl HostDisk {
         self.epoch.load(Ordering::SeqCst) == epoch
     }
 
-    /// Refuses what needs room on a full disk.
-    fn needs_room(&self) -> io::Result<()> {
+    /// Refuses what needs room on a full disk; takes the room where there is some.
+    fn needs_room(&self, bytes: u64) -> io::Result<()> {
         let mut state = lock(&self.state);
-        if !state.full {
+        if !state.full && state.room.is_none_or(|room| room >= bytes) {
+            state.room = state.room.map(|room| room - bytes);
             return Ok(());
         }
         state.counters.full += 1;
@@ -604,7 +612,7 @@ impl Disk for SimDisk {
         self.host.operation(self.epoch, matches!(how, OpenHow::Create | OpenHow::CreateNew))?;
         let fresh = !path.exists();
         if fresh && matches!(how, OpenHow::Create | OpenHow::CreateNew) {
-            self.host.needs_room()?;
+            self.host.needs_room(0)?;
         }
         let file = match how {
             OpenHow::Read => File::open(path)?,
@@ -670,7 +678,7 @@ impl Disk for SimDisk {
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         self.host.operation(self.epoch, true)?;
         if !path.exists() {
-            self.host.needs_room()?;
+            self.host.needs_room(0)?;
         }
         let mut missing = Vec::new();
         let mut at = path;
@@ -718,7 +726,8 @@ impl Disk for SimDisk {
     }
 
     fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
-        Ok(if lock(&self.host.state).full { 0 } else { 1 << 40 })
+        let state = lock(&self.host.state);
+        Ok(if state.full { 0 } else { state.room.unwrap_or(1 << 40) })
     }
 }
 
@@ -763,8 +772,9 @@ impl Owner {
         self.host.operation(self.epoch, true)?;
         self.host.trace.note("write", [self.host.machine(), offset, buf.len() as u64]);
         // A full disk still takes what overwrites.
-        if offset + buf.len() as u64 > file.metadata()?.len() {
-            self.host.needs_room()?;
+        let growth = (offset + buf.len() as u64).saturating_sub(file.metadata()?.len());
+        if growth > 0 {
+            self.host.needs_room(growth)?;
         }
         let mut tracked = lock(&self.tracked);
         tracked.note(offset, buf, durable)?;
@@ -782,7 +792,7 @@ impl Owner {
         self.host.trace.note("resize", [self.host.machine(), len, 0]);
         let old = file.metadata()?.len();
         if len > old {
-            self.host.needs_room()?;
+            self.host.needs_room(len - old)?;
         }
         let mut tracked = lock(&self.tracked);
         let mut before = Vec::new();
