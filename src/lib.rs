@@ -11,6 +11,7 @@ pub mod ctl;
 pub mod http;
 pub mod lease;
 pub mod machine;
+pub mod metrics;
 pub mod mutants;
 pub mod mvcc;
 pub mod net;

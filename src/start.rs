@@ -13,17 +13,18 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::Status;
 use tracing::{info, warn};
 
-use crate::api::Api;
-use crate::cluster::{Member, Version};
+use crate::api::{Api, METHODS};
+use crate::cluster::{Member, Version, alarms};
 use crate::command::{Op, Refusal};
 use crate::config::{ClusterState, Config, TlsSettings, TlsVersion, Url, texts};
 use crate::http;
 use crate::lease::ClockOptions;
 use crate::machine::bootstrap_entries;
+use crate::metrics::Metrics;
 use crate::net::grpc::{Grpc, Split};
 use crate::net::tls::{
     self, ClientTls, ClientTlsOptions, Protocol, ServerTls, ServerTlsOptions, TlsError, WallClock,
@@ -31,15 +32,15 @@ use crate::net::tls::{
 use crate::net::{Endpoint, Options, Security, Serving, serve};
 use crate::proto::etcdserverpb as pb;
 use crate::raft;
-use crate::runtime::{Address, Instant, Lane, Listener, Runtime};
+use crate::runtime::{Address, Instant, Lane, Listener, Process, Runtime, latest};
 use crate::server::bootstrap::{self, BootError, Booted, Founding, Places};
 use crate::server::{
-    BoxFuture, Clock, Driver, Event, Handle, Limits, NodeStatus, PeerCalls, ServeError, Settings,
-    Shared, StopReason,
+    BoxFuture, Clock, Driver, Event, Handle, Limits, NodeStatus, PeerCalls, Room, ServeError,
+    Settings, Shared, StopReason, room,
 };
 use crate::storage::log::LogOptions;
 use crate::transport::grpc::{GrpcTransport, describe};
-use crate::transport::{Hello, Inbox, Transport};
+use crate::transport::{Hello, Inbox, REMOVED, Transport};
 use crate::types::{ClusterId, LeaseId, NodeId, Revision};
 use crate::watch::{Hub, HubOptions, catch_up};
 
@@ -78,6 +79,12 @@ pub enum StartError {
     /// Log and store do not belong together.
     #[error(transparent)]
     Restore(#[from] raft::RestoreError),
+    /// The directory's member is in the cluster no more.
+    #[error(
+        "server is stopping: member {0:x} has been permanently removed from the cluster; \
+         the data directory must be removed"
+    )]
+    Removed(u64),
     /// The member stopped before it could serve.
     #[error("the member stopped before it could serve: {0:?}")]
     Stopped(StopReason),
@@ -87,7 +94,7 @@ impl StartError {
     /// The message of the fatal log line under which etcd reports such an error.
     pub fn log_message(&self) -> &'static str {
         match self {
-            Self::Stopped(_) => "listener failed",
+            Self::Stopped(_) | Self::Removed(_) => "listener failed",
             _ => "discovery failed",
         }
     }
@@ -97,7 +104,7 @@ impl StartError {
 pub struct Server<R: Runtime> {
     handle: Handle,
     events: mpsc::UnboundedSender<Event>,
-    stopped: watch::Receiver<NodeStatus>,
+    stopped: latest::Receiver<NodeStatus>,
     peers: Vec<Serving<R>>,
     clients: Vec<Serving<R>>,
     _lock: Arc<crate::runtime::Lock>,
@@ -181,6 +188,9 @@ pub async fn start<R: Runtime>(config: Config, runtime: R) -> Result<Server<R>, 
     drop(runtime.spawn(Lane::Engine, "driver", async move {
         driver.run().await;
     }));
+    let dirs = [places.log.clone(), places.stores.clone()];
+    let watch = room::watch(runtime.clone(), handle.clone(), dirs, config.auto_disarm_nospace);
+    drop(runtime.spawn(Lane::Serve, "room", watch));
 
     let mut peers = Vec::new();
     for (url, listener) in config.listen_peer_urls.iter().zip(peer_listeners) {
@@ -200,7 +210,10 @@ pub async fn start<R: Runtime>(config: Config, runtime: R) -> Result<Server<R>, 
     let mut stopped = member.status.clone();
     tokio::select! {
         biased;
-        reason = stop_of(&mut stopped) => return Err(StartError::Stopped(reason)),
+        reason = stop_of(&mut stopped) => return Err(match reason {
+            StopReason::Removed => StartError::Removed(handle.id().0),
+            reason => StartError::Stopped(reason),
+        }),
         () = publish(&config, &handle, store_id) => {}
     }
     let mut clients = Vec::new();
@@ -254,7 +267,7 @@ async fn turn_away<L: Listener>(listeners: &mut [L]) {
     .await;
 }
 
-async fn stop_of(status: &mut watch::Receiver<NodeStatus>) -> StopReason {
+async fn stop_of(status: &mut latest::Receiver<NodeStatus>) -> StopReason {
     loop {
         if let Some(reason) = status.borrow_and_update().stopped.clone() {
             return reason;
@@ -418,6 +431,7 @@ async fn boot<R: Runtime>(
     if bootstrap::exists(&disk, places) {
         info!("server has already been initialized");
     } else {
+        bootstrap::check_fresh(&disk, places)?;
         info!("Initialize and start etcd server");
         let founding = founding(config, runtime, tls).await?;
         let random = || runtime.random_u64();
@@ -429,7 +443,14 @@ async fn boot<R: Runtime>(
             "starting local member"
         );
     }
-    Ok(bootstrap::boot(&disk, places, lock, LogOptions::default(), runtime.random_u64())?)
+    let booted = bootstrap::boot(&disk, places, lock, LogOptions::default(), runtime.random_u64())?;
+    let membership = booted.machine.reader().members();
+    if membership.is_removed(booted.id) {
+        return Err(StartError::Removed(booted.id.0));
+    }
+    let given = texts(&config.initial_advertise_peer_urls);
+    bootstrap::check_owner(places, &membership, booted.id, (&config.name, &given))?;
+    Ok(booted)
 }
 
 /// Decides who a member without a disk is: a founder, or one that joins.
@@ -449,10 +470,9 @@ async fn founding<R: Runtime>(
     let own = founders.iter().find(|member| member.name == config.name).map(|member| member.id);
     let own = own.expect("the check found this member among the founders");
     let others = || founders.iter().filter(|member| member.id != own);
-    let remote = ask_others(runtime, tls, others()).await;
     match config.initial_cluster_state {
         ClusterState::New => {
-            if let Some((_, members)) = &remote
+            if let Some((_, members)) = &ask_others(runtime, tls, others(), |_| Ok(())).await?
                 && members.iter().any(|member| member.id == own && !member.client_urls.is_empty())
             {
                 return Err(StartError::Bootstrap(format!(
@@ -468,26 +488,15 @@ async fn founding<R: Runtime>(
             Ok(Founding { id: own, cluster_id, entries })
         }
         ClusterState::Existing => {
-            let Some((cluster_id, members)) = remote else {
+            let suits = |members: &[Member]| suits(config, members);
+            let Some((cluster_id, members)) = ask_others(runtime, tls, others(), suits).await?
+            else {
                 return Err(StartError::Bootstrap(
                     "cannot fetch cluster info from peer urls: could not retrieve cluster \
                      information from the given URLs"
                         .to_owned(),
                 ));
             };
-            if members.len() != config.initial_cluster.len() {
-                return Err(StartError::Bootstrap(
-                    "error validating peerURLs: member count is unequal".to_owned(),
-                ));
-            }
-            for (_, urls) in &config.initial_cluster {
-                if bootstrap::find_self(&members, &texts(urls)).is_none() {
-                    return Err(StartError::Bootstrap(format!(
-                        "error validating peerURLs: PeerURLs: no match found for existing member ({})",
-                        texts(urls).join(",")
-                    )));
-                }
-            }
             let urls = texts(config.initial_self().unwrap_or_default());
             let id = bootstrap::find_self(&members, &urls).expect("it was found a moment ago");
             let me = members.iter().find(|member| member.id == id);
@@ -502,12 +511,33 @@ async fn founding<R: Runtime>(
     }
 }
 
-/// Asks the other members who is in the cluster; the first answer counts.
+/// Says whether the members that a cluster has are those of the command line.
+fn suits(config: &Config, members: &[Member]) -> Result<(), String> {
+    if members.len() != config.initial_cluster.len() {
+        return Err("error validating peerURLs: member count is unequal".to_owned());
+    }
+    for (_, urls) in &config.initial_cluster {
+        if bootstrap::find_self(members, &texts(urls)).is_none() {
+            return Err(format!(
+                "error validating peerURLs: PeerURLs: no match found for existing member ({})",
+                texts(urls).join(",")
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Asks the other members who is in the cluster; the first answer that suits counts.
+///
+/// A member that lags does not know yet that this one was added, so an answer that does not suit is the
+/// outcome only when no other member gives a better one (etcd takes the first answer, whosever it is).
 async fn ask_others<'m, R: Runtime>(
     runtime: &R,
     tls: &Certificates,
     others: impl Iterator<Item = &'m Member>,
-) -> Option<(ClusterId, Vec<Member>)> {
+    suits: impl Fn(&[Member]) -> Result<(), String>,
+) -> Result<Option<(ClusterId, Vec<Member>)>, StartError> {
+    let mut unsuited = None;
     for url in others.flat_map(|member| &member.peer_urls) {
         match describe(runtime, url, tls.dial.as_ref(), None).await {
             Ok(found) => {
@@ -518,7 +548,11 @@ async fn ask_others<'m, R: Runtime>(
                     name: member.name,
                     client_urls: member.client_urls,
                 });
-                return Some((ClusterId(found.cluster_id), members.collect()));
+                let members: Vec<Member> = members.collect();
+                match suits(&members) {
+                    Ok(()) => return Ok(Some((ClusterId(found.cluster_id), members))),
+                    Err(why) => unsuited = Some(why),
+                }
             }
             Err(status) => {
                 tracing::debug!(
@@ -529,14 +563,14 @@ async fn ask_others<'m, R: Runtime>(
             }
         }
     }
-    None
+    unsuited.map_or(Ok(None), |why| Err(StartError::Bootstrap(why)))
 }
 
 /// What [`assemble`] made, beside the driver.
 struct Assembled<R: Runtime> {
     handle: Handle,
     events: mpsc::UnboundedSender<Event>,
-    status: watch::Receiver<NodeStatus>,
+    status: latest::Receiver<NodeStatus>,
     transport: GrpcTransport<R>,
     inbox: Arc<dyn Inbox>,
     lock: crate::runtime::Lock,
@@ -564,13 +598,18 @@ fn assemble<R: Runtime>(
         store_id,
         boot,
     };
-    let transport = GrpcTransport::new(runtime.clone(), own, tls.dial.clone(), inbox.clone());
+    let metrics = Arc::new(Metrics::new(METHODS, config.metrics_extensive));
+    let transport =
+        GrpcTransport::new(runtime.clone(), own, tls.dial.clone(), metrics.clone(), inbox.clone());
     transport.set_peers(crate::server::peer_addresses(&reader.members(), id));
     let behind = Arc::new(Notify::new());
     let hub = Hub::new(reader.store().revision(), HubOptions::default(), behind.clone());
     let hub = Arc::new(Mutex::new(hub));
     start_catching_up(runtime, &hub, &reader, behind);
-    let (status, published) = watch::channel(NodeStatus::new(machine.applied()));
+    let (status, published) = latest::channel(NodeStatus::new(machine.applied()));
+    let alarm_is_on =
+        reader.alarms().iter().any(|alarm| alarm.kind == alarms::NOSPACE && alarm.member == id.0);
+    let room = Arc::new(Room::new(alarm_is_on));
     let limits = Limits {
         request_bytes_max: config.max_request_bytes,
         txn_ops_max: config.max_txn_ops,
@@ -599,6 +638,8 @@ fn assemble<R: Runtime>(
             scrub_pause: config.compaction_sleep_interval,
             boot,
             lease_clock: ClockOptions::default(),
+            room: room.clone(),
+            metrics: metrics.clone(),
         },
         transport.clone(),
         machine,
@@ -619,6 +660,8 @@ fn assemble<R: Runtime>(
         limits,
         peers: Arc::new(Peers { transport: transport.clone() }),
         clock: Arc::new(RuntimeClock(runtime.clone())),
+        room,
+        metrics,
     };
     let handle = Handle { shared: Arc::new(shared) };
     let member = Assembled { handle, events, status: published, transport, inbox, lock, stores };
@@ -737,7 +780,8 @@ fn client_service<R: Runtime>(
         .add_service(health)
         .prepare()
         .into_axum_router();
-    Split::new(Grpc::new(runtime, &CLIENT_SERVICES, routes), http::routes(handle.clone()))
+    let grpc = Grpc::new(runtime, &CLIENT_SERVICES, routes);
+    Split::new(grpc.counted_by(handle.metrics().calls.clone()), http::routes(handle.clone()))
 }
 
 fn peer_service<R: Runtime>(
@@ -786,7 +830,7 @@ impl Inbox for Mailbox {
         }
         let members = self.reader.members();
         if members.is_removed(hello.member_id) {
-            return refuse("removed member");
+            return refuse(REMOVED);
         }
         if members.store_of(hello.member_id).is_some_and(|known| known != hello.store_id) {
             warn!(
@@ -812,6 +856,10 @@ impl Inbox for Mailbox {
 
     fn connection_lost(&self, peer: NodeId) {
         let _ = self.events.send(Event::ConnectionLost(peer));
+    }
+
+    fn removed(&self) {
+        let _ = self.events.send(Event::ToldRemoved);
     }
 }
 
@@ -899,6 +947,10 @@ impl<R: Runtime> Clock for RuntimeClock<R> {
 
     fn random_u64(&self) -> u64 {
         self.0.random_u64()
+    }
+
+    fn process(&self) -> Option<Process> {
+        self.0.process()
     }
 
     fn spawn(&self, name: &'static str, task: BoxFuture<()>) {

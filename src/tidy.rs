@@ -15,18 +15,22 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("command", &["proto"]),
     ("storage", &["runtime"]),
-    ("mvcc", &["command", "storage"]),
+    ("mvcc", &["command", "storage", "metrics"]),
     ("lease", &["command", "storage"]),
     ("cluster", &["command", "storage", "raft"]),
     ("watch", &["command", "mvcc", "storage"]),
     (
         "machine",
         // `watch` only in tests and in the text.
-        &["command", "mvcc", "lease", "cluster", "storage", "raft", "watch", "proto"],
+        &["command", "mvcc", "lease", "cluster", "storage", "raft", "watch", "proto", "metrics"],
     ),
-    ("net", &["runtime"]),
+    ("metrics", &[]),
+    ("net", &["runtime", "metrics"]),
     // NB: `server` for its boxed future, `machine` for a snapshot's pieces, both plain data.
-    ("transport", &["net", "proto", "raft", "runtime", "config", "machine", "server", "storage"]),
+    (
+        "transport",
+        &["net", "proto", "raft", "runtime", "config", "machine", "server", "storage", "metrics"],
+    ),
     (
         "server",
         &[
@@ -40,6 +44,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "cluster",
             "lease",
             "mvcc",
+            "metrics",
         ],
     ),
     (
@@ -56,9 +61,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "runtime",
             "transport",
             "mvcc",
+            "metrics",
         ],
     ),
-    ("http", &["server", "api", "command", "raft", "proto", "cluster"]),
+    ("http", &["server", "api", "command", "raft", "proto", "cluster", "metrics", "runtime"]),
     ("client", &["net", "proto", "runtime"]),
     // `config` for Go's literals, durations and quoting, and for the version.
     ("ctl", &["client", "net", "proto", "runtime", "config"]),

@@ -114,6 +114,16 @@ impl Admin {
         flat(within(self.patience, client.put(request)).await)
     }
 
+    /// Deletes a key.
+    pub async fn delete(&mut self, member: &str, key: &str) -> Outcome<pb::DeleteRangeResponse> {
+        let request = pb::DeleteRangeRequest {
+            key: bytes::Bytes::copy_from_slice(key.as_bytes()),
+            ..pb::DeleteRangeRequest::default()
+        };
+        let mut client = self.endpoint.kv(member);
+        flat(within(self.patience, client.delete_range(request)).await)
+    }
+
     /// Compacts.
     pub async fn compact(&mut self, member: &str, revision: i64) -> Outcome<()> {
         let mut client = self.endpoint.kv(member);

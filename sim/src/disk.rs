@@ -15,11 +15,13 @@
 //! - a handle carries the epoch of the process that opened it: destructors of a killed process, or a
 //!   job of it that comes late, change nothing on disk;
 //! - a process that is killed loses nothing it wrote (the kernel has it); only a power loss does;
-//! - syncs cost no real I/O: durable is what the tracker says.
+//! - syncs cost no real I/O: durable is what the tracker says;
+//! - a removed file takes no room once its removal is certain: a run's disks stay as small as its members' data.
 //!
 //! Left out: sector errors at read (bit rot is planted by [`HostDisk::flip`]), and reordering between
 //! files other than by choosing each file's lost writes independently, which covers it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
@@ -121,6 +123,8 @@ struct State {
     /// The process dies in this many further operations.
     crash_in: Option<u64>,
     full: bool,
+    /// The bytes by which files may still grow; `None` for as many as they like.
+    room: Option<u64>,
     /// This many operations fail with an I/O error.
     fail: u64,
     /// The next sync fails.
@@ -135,13 +139,51 @@ struct Tracked {
 
 struct Undo {
     offset: u64,
+    /// What was there, as far as the file reached.
     before: Vec<u8>,
-    after: Vec<u8>,
+    after: Data,
     len_before: u64,
     len_after: u64,
     /// Written through a descriptor that syncs each write: kept whatever happens, but remembered,
     /// because what is rolled back may lie beneath it.
     durable: bool,
+}
+
+/// What was written. A log pre-writes its segments with zeros by the megabyte: those are not kept as bytes.
+enum Data {
+    Bytes(Vec<u8>),
+    Zeros(usize),
+}
+
+const ZEROS: [u8; 4096] = [0; 4096];
+
+impl Data {
+    fn of(data: &[u8]) -> Self {
+        if is_long_zeros(data) { Self::Zeros(data.len()) } else { Self::Bytes(data.to_vec()) }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Bytes(bytes) if bytes.is_empty())
+    }
+
+    fn bytes(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Bytes(bytes) => Cow::Borrowed(bytes),
+            Self::Zeros(len) => Cow::Owned(vec![0; *len]),
+        }
+    }
+}
+
+fn is_long_zeros(data: &[u8]) -> bool {
+    data.len() >= ZEROS.len() && data.chunks(ZEROS.len()).all(|part| *part == ZEROS[..part.len()])
+}
+
+/// Writes; zeros beyond the end become a hole, which reads the same and takes no memory.
+fn put_at(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
+    if is_long_zeros(data) && offset >= file.metadata()?.len() {
+        return file.set_len(offset + data.len() as u64);
+    }
+    file.write_all_at(data, offset)
 }
 
 enum NameOp {
@@ -233,6 +275,11 @@ impl HostDisk {
         lock(&self.state).full = full;
     }
 
+    /// Says by how many bytes files may still grow. What is removed gives nothing back.
+    pub fn set_room(&self, room: Option<u64>) {
+        lock(&self.state).room = room;
+    }
+
     /// Lets the next `n` writes fail with an I/O error.
     pub fn fail_writes(&self, n: u64) {
         lock(&self.state).fail = n;
@@ -279,7 +326,9 @@ impl HostDisk {
         for operation in undone.into_iter().rev() {
             operation.undo();
         }
-        state.names.clear();
+        for operation in std::mem::take(&mut state.names) {
+            operation.settle(&mut state);
+        }
     }
 
     /// Forgets everything and removes all files: a new disk in the old machine.
@@ -310,10 +359,11 @@ impl HostDisk {
         self.epoch.load(Ordering::SeqCst) == epoch
     }
 
-    /// Refuses what needs room on a full disk.
-    fn needs_room(&self) -> io::Result<()> {
+    /// Refuses what needs room on a full disk; takes the room where there is some.
+    fn needs_room(&self, bytes: u64) -> io::Result<()> {
         let mut state = lock(&self.state);
-        if !state.full {
+        if !state.full && state.room.is_none_or(|room| room >= bytes) {
+            state.room = state.room.map(|room| room - bytes);
             return Ok(());
         }
         state.counters.full += 1;
@@ -391,7 +441,8 @@ impl Tracked {
         // NB: not through the caller's descriptor, which may be open for writing only (LMDB's meta pages).
         let file = self.file.as_ref().expect("a tracked file is open from the beginning");
         let len_before = file.metadata()?.len();
-        let mut before = vec![0; data.len()];
+        let reached = usize::try_from(len_before.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut before = vec![0; data.len().min(reached)];
         let mut have = 0;
         while have < before.len() {
             match FileExt::read_at(file, &mut before[have..], offset + have as u64)? {
@@ -403,7 +454,7 @@ impl Tracked {
         self.undo.push(Undo {
             offset,
             before,
-            after: data.to_vec(),
+            after: Data::of(data),
             len_before,
             len_after,
             durable,
@@ -426,7 +477,7 @@ impl Tracked {
         let mut lost = 0;
         for (i, write) in undo.iter().enumerate() {
             if write.durable {
-                let _ = file.write_all_at(&write.after, write.offset);
+                let _ = put_at(file, &write.after.bytes(), write.offset);
                 continue;
             }
             if i >= keep || (model == Persistence::Subset && rng.below(2) == 0) {
@@ -434,12 +485,12 @@ impl Tracked {
                 continue;
             }
             if model != Persistence::Torn || write.after.is_empty() {
-                let _ = file.write_all_at(&write.after, write.offset);
+                let _ = put_at(file, &write.after.bytes(), write.offset);
                 let _ = file.set_len(write.len_after);
                 continue;
             }
             let mut whole = true;
-            for (offset, sector) in sectors(write.offset, &write.after) {
+            for (offset, sector) in sectors(write.offset, &write.after.bytes()) {
                 if rng.below(3) == 0 {
                     whole = false;
                 } else {
@@ -471,6 +522,28 @@ impl NameOp {
             Self::Created { dir, .. } => [Some(dir), None],
             Self::Renamed { from, to, .. } => [from.parent(), to.parent()],
             Self::Removed { path, .. } => [path.parent(), None],
+        }
+    }
+
+    /// What cannot be undone any more gives back the room of what it removed or replaced.
+    fn settle(self, state: &mut State) {
+        let (Self::Removed { kept, .. } | Self::Renamed { replaced: Some(kept), .. }) = self else {
+            return;
+        };
+        let mut paths = vec![kept];
+        while let Some(path) = paths.pop() {
+            let Ok(meta) = std::fs::metadata(&path) else { continue };
+            if meta.is_dir() {
+                paths.extend(
+                    std::fs::read_dir(&path).into_iter().flatten().flatten().map(|e| e.path()),
+                );
+                continue;
+            }
+            let id = (meta.dev(), meta.ino());
+            state.files.remove(&id);
+            lock(&TRACKED).remove(&id);
+            // Left over if it fails: then the run's directory goes as a whole at its end.
+            let _ = std::fs::remove_file(&path);
         }
     }
 
@@ -539,7 +612,7 @@ impl Disk for SimDisk {
         self.host.operation(self.epoch, matches!(how, OpenHow::Create | OpenHow::CreateNew))?;
         let fresh = !path.exists();
         if fresh && matches!(how, OpenHow::Create | OpenHow::CreateNew) {
-            self.host.needs_room()?;
+            self.host.needs_room(0)?;
         }
         let file = match how {
             OpenHow::Read => File::open(path)?,
@@ -605,7 +678,7 @@ impl Disk for SimDisk {
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         self.host.operation(self.epoch, true)?;
         if !path.exists() {
-            self.host.needs_room()?;
+            self.host.needs_room(0)?;
         }
         let mut missing = Vec::new();
         let mut at = path;
@@ -626,7 +699,14 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.host.syncs(self.epoch)?;
         let mut state = lock(&self.host.state);
-        state.names.retain(|name| !name.dirs().contains(&Some(dir)));
+        let (settled, open) = std::mem::take(&mut state.names)
+            .into_iter()
+            .partition(|name| name.dirs().contains(&Some(dir)));
+        state.names = open;
+        let settled: Vec<NameOp> = settled;
+        for name in settled {
+            name.settle(&mut state);
+        }
         Ok(())
     }
 
@@ -646,7 +726,8 @@ impl Disk for SimDisk {
     }
 
     fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
-        Ok(if lock(&self.host.state).full { 0 } else { 1 << 40 })
+        let state = lock(&self.host.state);
+        Ok(if state.full { 0 } else { state.room.unwrap_or(1 << 40) })
     }
 }
 
@@ -691,12 +772,13 @@ impl Owner {
         self.host.operation(self.epoch, true)?;
         self.host.trace.note("write", [self.host.machine(), offset, buf.len() as u64]);
         // A full disk still takes what overwrites.
-        if offset + buf.len() as u64 > file.metadata()?.len() {
-            self.host.needs_room()?;
+        let growth = (offset + buf.len() as u64).saturating_sub(file.metadata()?.len());
+        if growth > 0 {
+            self.host.needs_room(growth)?;
         }
         let mut tracked = lock(&self.tracked);
         tracked.note(offset, buf, durable)?;
-        file.write_all_at(buf, offset)
+        put_at(file, buf, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -710,7 +792,7 @@ impl Owner {
         self.host.trace.note("resize", [self.host.machine(), len, 0]);
         let old = file.metadata()?.len();
         if len > old {
-            self.host.needs_room()?;
+            self.host.needs_room(len - old)?;
         }
         let mut tracked = lock(&self.tracked);
         let mut before = Vec::new();
@@ -722,7 +804,7 @@ impl Owner {
         tracked.undo.push(Undo {
             offset: len.min(old),
             before,
-            after: Vec::new(),
+            after: Data::Bytes(Vec::new()),
             len_before: old,
             len_after: len,
             durable: false,

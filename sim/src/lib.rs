@@ -65,10 +65,33 @@ pub mod workload;
 #[cfg(madsim)]
 pub mod world;
 
+const DIR_PREFIX: &str = "mainstay-sim-";
+
 /// Makes an empty directory for a run's disks, in memory where the system offers that.
+///
+/// It is removed at the run's end; what a killed process left is removed by the next one's first run, or
+/// memory would fill up.
 pub fn temporary_dir() -> tempfile::TempDir {
     let memory = std::path::Path::new("/dev/shm");
-    let named = tempfile::Builder::new().prefix("mainstay-sim-").to_owned();
-    let made = if memory.is_dir() { named.tempdir_in(memory) } else { named.tempdir() };
+    let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    static SWEEP: std::sync::Once = std::sync::Once::new();
+    SWEEP.call_once(|| remove_orphans(&place));
+    let prefix = format!("{DIR_PREFIX}{}-", std::process::id());
+    let made = tempfile::Builder::new().prefix(&prefix).tempdir_in(place);
     made.expect("the simulated disks need a place for their files")
+}
+
+/// Removes the directories of processes that are no more.
+fn remove_orphans(place: &std::path::Path) {
+    for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid =
+            name.strip_prefix(DIR_PREFIX).and_then(|rest| rest.split('-').next()?.parse().ok());
+        let Some(pid): Option<u32> = pid else { continue };
+        let proc = std::path::Path::new("/proc");
+        if proc.is_dir() && !proc.join(pid.to_string()).exists() {
+            // Another process may have been quicker.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }

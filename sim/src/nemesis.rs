@@ -645,7 +645,7 @@ impl Strike {
         if self.rng.below(2) == 0 {
             self.try_to_come_back(i).await;
         }
-        self.change(&others, async |admin, member| admin.member_remove(member, id).await).await;
+        self.leave(&others, id).await;
         self.join(i, &others).await;
         Some(())
     }
@@ -679,8 +679,6 @@ impl Strike {
             let member = self.rng.pick(through).clone();
             match act(&mut admin, &member).await {
                 Ok(done) => return Some(done),
-                // Done by an earlier attempt whose answer got lost.
-                Err(text) if text.contains("member not found") => return None,
                 Err(text) => last = text,
             }
             sleep(Duration::from_millis(200)).await;
@@ -688,6 +686,17 @@ impl Strike {
         let text = format!("a change of members did not come about in {CHANGE_LIMIT:?}: {last}");
         self.nemesis.found.add(Violation::new("membership-liveness", text));
         None
+    }
+
+    /// Removes a member.
+    async fn leave(&mut self, through: &[String], id: u64) {
+        let gone =
+            async |admin: &mut Admin, member: &str| match admin.member_remove(member, id).await {
+                // Done by an earlier attempt whose answer got lost.
+                Err(text) if text.contains("member not found") => Ok(()),
+                other => other,
+            };
+        self.change(through, gone).await;
     }
 
     /// Adds a member in an empty slot, starts it, and waits until it is a voter and has caught up.
@@ -725,6 +734,11 @@ impl Strike {
             });
             promoted.await;
         }
+        // Until then it may refuse to start: whom it asks may not know of it yet.
+        let until = self.world().time.elapsed() + CHANGE_LIMIT;
+        while self.world().phase(i) != Phase::Serving && self.world().time.elapsed() < until {
+            sleep(Duration::from_millis(50)).await;
+        }
         lock(&self.nemesis.removed).remove(&i);
         lock(&self.nemesis.members).push(name);
         let until = self.world().time.elapsed() + CHANGE_LIMIT;
@@ -754,7 +768,7 @@ impl Strike {
         let id = status.header?.member_id;
         lock(&self.nemesis.removed).insert(leaver);
         let through = lock(&self.nemesis.members).clone();
-        self.change(&through, async |admin, member| admin.member_remove(member, id).await).await;
+        self.leave(&through, id).await;
         lock(&self.nemesis.members).retain(|other| *other != name);
         self.nemesis.hold(self.length).await;
         self.world().wipe(leaver).await;

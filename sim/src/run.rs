@@ -167,7 +167,10 @@ where
         let outcome = runtime.block_on(async move {
             let world = World::new(plan.clone(), 1, inner_logs.clone());
             *lock(&inner.world) = Some(world.clone());
-            situation(world, inner, inner_logs, plan).await
+            let outcome = situation(world.clone(), inner, inner_logs, plan).await;
+            // Tasks that wait for one another would outlive the runtime, and with them the stores' memory maps.
+            world.finish().await;
+            outcome
         });
         // Dropped here, inside the net for panics.
         drop(runtime);
@@ -186,7 +189,7 @@ where
             outcome.report = figures(&world);
             outcome.states = states_from_logs(&world);
         }
-        forget(&world);
+        world.forget();
     }
     outcome.report.seed = seed;
     outcome.violations.splice(0..0, base.found.take());
@@ -229,12 +232,6 @@ fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("a panic without words")
         .to_owned()
-}
-
-fn forget(world: &World) {
-    for slot in &world.slots {
-        slot.disk.forget();
-    }
 }
 
 /// Judges what was recorded.
@@ -336,14 +333,14 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
         watchers.push(madsim::task::spawn_local(watcher.run()));
     }
     let leaders = Arc::new(Mutex::new(Leaders::default()));
-    drop(madsim::task::spawn_local(observe(
+    world.background(observe(
         Admin::new(world.endpoint("observer"), Duration::from_millis(500)),
         members.clone(),
         leaders.clone(),
         base.found.clone(),
-    )));
+    ));
     let nemesis = Nemesis::new(world.clone(), members.clone(), base.found.clone());
-    drop(madsim::task::spawn_local(nemesis.clone().supervise()));
+    world.background(nemesis.clone().supervise());
     nemesis.run().await;
 
     stop_clients.store(true, Ordering::SeqCst);
@@ -367,8 +364,11 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
         }
     }
     stop_watchers.store(true, Ordering::SeqCst);
-    // Without demands nobody waits for what watchers have yet to be told.
-    for watcher in watchers.into_iter().filter(|_| !plan.mask.no_demands) {
+    for watcher in watchers {
+        // Without demands nobody waits for what it has yet to be told.
+        if plan.mask.no_demands {
+            watcher.abort();
+        }
         let _ = watcher.await;
     }
     let drift = plan.drift_max();

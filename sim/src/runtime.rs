@@ -15,6 +15,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use madsim::task::AbortHandle;
 use madsim::time::TimeHandle;
 use mainstay::runtime::{Address, Instant, Lane, Runtime, TaskHandle, Worker};
 use tokio::sync::mpsc;
@@ -78,7 +79,12 @@ pub struct SimRuntime {
     rng: Arc<Mutex<Rng>>,
     time: TimeHandle,
     rate: u64,
+    /// Where its tasks are noted, if no machine of its own ends them.
+    tasks: Option<Tasks>,
 }
+
+/// Tasks to be ended with a run. Tasks that wait for one another keep each other alive beyond it.
+pub type Tasks = Arc<Mutex<Vec<AbortHandle>>>;
 
 /// The wall clock's start: 2026-01-01, so that certificates and ids look like today's.
 const EPOCH: Duration = Duration::from_secs(1_767_225_600);
@@ -90,12 +96,25 @@ impl SimRuntime {
     pub fn new(port: Port, disk: SimDisk, machine: Arc<Mutex<Machine>>, rng: Rng) -> Self {
         let rate = u64::from(lock(&machine).clock.rate_ppm.max(1));
         let rng = Arc::new(Mutex::new(rng));
-        Self { port, disk, machine, rng, time: TimeHandle::current(), rate }
+        Self { port, disk, machine, rng, time: TimeHandle::current(), rate, tasks: None }
+    }
+
+    /// Notes its tasks, so that they can be ended with the run.
+    #[must_use]
+    pub fn noting(self, tasks: Tasks) -> Self {
+        Self { tasks: Some(tasks), ..self }
     }
 }
 
 fn scale(d: Duration, by: u64, of: u64) -> Duration {
     let ns = d.as_nanos() * u128::from(by) / u128::from(of);
+    Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+}
+
+/// How long the simulation takes until a clock of this rate has gone on by `d`: rounded up, or whoever sleeps
+/// until a moment of its own clock and wakes a nanosecond early would sleep for nothing, for ever.
+fn lasting(d: Duration, rate: u64) -> Duration {
+    let ns = (d.as_nanos() * u128::from(RIGHT_RATE)).div_ceil(u128::from(rate));
     Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
 }
 
@@ -115,7 +134,7 @@ impl Runtime for SimRuntime {
     }
 
     fn sleep(&self, d: Duration) -> impl Future<Output = ()> + Send + 'static {
-        Sleep::new(&self.time, scale(d, RIGHT_RATE, self.rate))
+        Sleep::new(&self.time, lasting(d, self.rate))
     }
 
     fn random_u64(&self) -> u64 {
@@ -130,6 +149,9 @@ impl Runtime for SimRuntime {
     ) -> TaskHandle {
         let handle = madsim::task::spawn(task);
         let abort = handle.abort_handle();
+        if let Some(tasks) = &self.tasks {
+            lock(tasks).push(handle.abort_handle());
+        }
         // Dropping madsim's handle leaves the task running, as the runtime's contract says.
         TaskHandle::new(move || abort.abort())
     }
@@ -191,5 +213,27 @@ impl Runtime for SimRuntime {
         machine.crash_at = None;
         drop(machine);
         self.disk.host().crash();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleep_ends_when_its_clock_says_so_and_not_before() {
+        for rate in [950_000, 999_999, RIGHT_RATE, 1_000_001, 1_050_000] {
+            for began in [0, 1, 999_999_999, 1_234_567_891] {
+                for wanted in [1, 2, 19, 1_000_003] {
+                    let before = scale(Duration::from_nanos(began), rate, RIGHT_RATE);
+                    let slept = lasting(Duration::from_nanos(wanted), rate);
+                    let after = scale(Duration::from_nanos(began) + slept, rate, RIGHT_RATE);
+                    assert!(
+                        after >= before + Duration::from_nanos(wanted),
+                        "{rate} {began} {wanted}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -29,7 +29,7 @@ use crate::logs::Logs;
 use crate::network::{Host, Network};
 use crate::plan::{Plan, Tuning};
 use crate::rng::Rng;
-use crate::runtime::{Machine, SimRuntime};
+use crate::runtime::{Machine, SimRuntime, Tasks};
 use crate::time::{sleep, within};
 use crate::trace::{Trace, lock};
 use crate::workload::endpoint::Endpoint;
@@ -110,6 +110,8 @@ pub struct World {
     handle: Handle,
     clients_disk: Arc<HostDisk>,
     clients: Mutex<BTreeMap<String, Host>>,
+    /// The clients' tasks, and those in the background.
+    tasks: Tasks,
     _dir: tempfile::TempDir,
 }
 
@@ -180,6 +182,7 @@ impl World {
             handle,
             clients_disk,
             clients: Mutex::default(),
+            tasks: Tasks::default(),
             _dir: dir,
         })
     }
@@ -192,7 +195,13 @@ impl World {
         self.network.add_host(host, name);
         let rng = Rng::new(self.plan.seed, &format!("client {name}"));
         let port = self.network.boot(host);
-        Endpoint::new(SimRuntime::new(port, self.clients_disk.boot(), Arc::default(), rng))
+        let runtime = SimRuntime::new(port, self.clients_disk.boot(), Arc::default(), rng);
+        Endpoint::new(runtime.noting(self.tasks.clone()))
+    }
+
+    /// Runs something beside the run, at the longest until its end.
+    pub fn background(&self, task: impl Future<Output = ()> + 'static) {
+        lock(&self.tasks).push(madsim::task::spawn_local(task).abort_handle());
     }
 
     /// Returns the machines of the clients.
@@ -396,11 +405,18 @@ impl World {
         state.crash_model = None;
     }
 
-    /// Ends everything and forgets the disks.
+    /// Ends everything.
     pub async fn finish(&self) {
         for i in 0..self.slots.len() {
             self.kill(i).await;
         }
+        lock(&self.tasks).drain(..).for_each(|task| task.abort());
+        // An aborted task is dropped when it would next have run.
+        sleep(Duration::from_millis(1)).await;
+    }
+
+    /// Removes the disks from the program's tables, after which they no longer are under the model.
+    pub fn forget(&self) {
         for slot in &self.slots {
             slot.disk.forget();
         }

@@ -34,6 +34,10 @@ scenarios! {
     a_power_loss_in_any_disk_call_loses_nothing = "power-loss-in-every-call",
     a_follower_catches_up_by_a_snapshot_under_compaction = "snapshot-under-compaction",
     a_full_disk_stops_nobody_else = "full-disk",
+    a_filling_disk_refuses_writes_before_one_fails = "filling-disk",
+    a_filling_disk_alarms_only_where_it_is_needed = "filling-disk-of-one",
+    a_member_that_was_removed_while_it_was_away_ends = "removed-while-away",
+    a_learner_is_not_in_sync_at_once = "promoted-too-soon",
 }
 
 #[test]

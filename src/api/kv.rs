@@ -59,6 +59,7 @@ impl Api {
         if !serializable {
             self.handle.read_barrier().await.map_err(fail)?;
         }
+        self.handle.metrics().ranges.inc();
         let outcome = self.handle.reader().store().range(&range).map_err(|r| refused(&r))?;
         let header = self.header(outcome.revision);
         Ok(convert::range_response(outcome, header))
@@ -256,19 +257,28 @@ impl Api {
         }
     }
 
-    /// Refuses a write that costs `bytes` when the store has reached its quota, and raises the alarm.
+    /// Refuses a write that costs `bytes` when the store has reached its quota, or the disk is nearly
+    /// full and the cluster needs this member ([`crate::server::Room`]); raises the alarm.
     pub(super) async fn within_quota(&self, bytes: u64) -> Result<(), Status> {
-        let Some(quota) = self.handle.limits().quota_bytes else { return Ok(()) };
-        if bytes == 0 || self.handle.reader().store().storage().used_bytes() + bytes < quota {
+        let (quota, room) = (self.handle.limits().quota_bytes, self.handle.room());
+        let used = || self.handle.reader().store().storage().used_bytes();
+        let over = bytes > 0 && quota.is_some_and(|quota| used() + bytes >= quota);
+        if bytes == 0 || !(over || room.refuses()) {
             return Ok(());
         }
-        tracing::warn!(quota, "message exceeded backend quota; raising alarm");
-        let alarm = Op::Alarm {
-            action: crate::command::AlarmAction::Activate,
-            member: self.handle.id().0,
-            alarm: pb::AlarmType::Nospace as i32,
-        };
+        let refused = Err(fail(ServeError::Refused(Refusal::NoSpace, Revision(0))));
+        let (own, kind) = (self.handle.id().0, pb::AlarmType::Nospace as i32);
+        // NB: to raise it again with each refused write would fill the log with it.
+        if self.handle.reader().alarms().iter().any(|on| (on.kind, on.member) == (kind, own)) {
+            return refused;
+        }
+        if over {
+            tracing::warn!(quota, "message exceeded backend quota; raising alarm");
+        }
+        room.raised();
+        let alarm =
+            Op::Alarm { action: crate::command::AlarmAction::Activate, member: own, alarm: kind };
         self.handle.propose(alarm).await.map_err(fail)?;
-        Err(fail(ServeError::Refused(Refusal::NoSpace, Revision(0))))
+        refused
     }
 }

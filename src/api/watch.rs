@@ -258,6 +258,7 @@ impl Session {
         match delivery {
             Delivery::Events { watch_id, revision, events, prev_kv, fragment } => {
                 let store = self.api.handle.reader().store();
+                self.api.handle.metrics().events.add_len(events.len());
                 let mut converted = Vec::with_capacity(events.len());
                 for encoded in &events {
                     let event = encoded.event();

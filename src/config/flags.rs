@@ -202,6 +202,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("max-wals", MEMBER, Uint(|r| &mut r.max_wals), "Log files to keep, 0 for all."),
     flag("memory-mlock", MEMBER, Bool(|r| &mut r.memory_mlock), "Keep the database's pages in memory."),
     flag("quota-backend-bytes", MEMBER, Int(|r| &mut r.quota_backend_bytes), "Size of the database beyond which writes are refused; 0 for 2 GiB, below 0 for no limit."),
+    flag("auto-disarm-nospace", MEMBER, Bool(|r| &mut r.auto_disarm_nospace), "Take back the member's own NOSPACE alarm once there is room again; false to wait for 'alarm disarm', as etcd does."),
     flag("backend-bbolt-freelist-type", MEMBER, Text(|r| &mut r.backend_bbolt_freelist_type), "How etcd's database tracks free pages; without meaning here."),
     flag("backend-batch-interval", MEMBER, Duration(|r| &mut r.backend_batch_interval), "Longest wait before applied writes reach the database file; 0 for the default."),
     flag("backend-batch-limit", MEMBER, Int(|r| &mut r.backend_batch_limit), "Most writes in one commit of the database; 0 for the default."),

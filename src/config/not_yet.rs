@@ -45,7 +45,6 @@ pub(super) const NOT_YET: &[(&str, &str)] = &[
     ("bcrypt-cost", "authentication is not available"),
     ("auth-token-ttl", "authentication is not available"),
     ("enable-pprof", "profiles are not served"),
-    ("metrics", "there are no extensive metrics"),
     ("log-outputs", "the log goes to stderr or stdout"),
     ("enable-log-rotation", "log files are not written"),
     ("enable-distributed-tracing", "traces are not sent"),
@@ -69,7 +68,6 @@ const NEUTRAL_GATES: [Feature; 4] = [
 pub(super) fn check(raw: &Raw) -> Result<(), String> {
     let defaults = Raw::default();
     let asked = |flag: &str| match flag {
-        "metrics" => raw.metrics == "extensive",
         "log-outputs" => {
             let known = ["default", "stderr", "stdout"];
             raw.log_outputs.iter().any(|output| !known.contains(&output.as_str()))

@@ -85,6 +85,7 @@ raw! {
     max_wals: u64 = 5_u64,
     memory_mlock: bool = false,
     quota_backend_bytes: i64 = 0,
+    auto_disarm_nospace: bool = true,
     backend_bbolt_freelist_type: String = "",
     backend_batch_interval: Nanoseconds = 0,
     backend_batch_limit: i64 = 0,

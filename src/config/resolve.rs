@@ -206,6 +206,7 @@ fn assemble(
             Ok(bytes) => Some(bytes),
             Err(_) => None,
         },
+        auto_disarm_nospace: raw.auto_disarm_nospace,
         backend_batch_interval: or_millis(raw.backend_batch_interval, 100),
         backend_batch_limit: or_default(raw.backend_batch_limit, 10_000),
         memory_mlock: raw.memory_mlock,

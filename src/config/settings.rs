@@ -84,6 +84,8 @@ pub struct Config {
 
     /// The database's size limit; `None` is no limit.
     pub quota_backend_bytes: Option<u64>,
+    /// Whether the member takes back its own alarm for lack of space.
+    pub auto_disarm_nospace: bool,
     /// The longest wait before applied writes reach the database file.
     pub backend_batch_interval: Duration,
     /// The most writes in one commit.

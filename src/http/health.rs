@@ -47,7 +47,10 @@ pub(super) async fn health(
     }
     let query = query.as_deref();
     let serializable = values(query, "serializable").contains(&"true");
-    match unhealthy(&handle, serializable, &values(query, "exclude")).await {
+    let reason = unhealthy(&handle, serializable, &values(query, "exclude")).await;
+    let [well, ill] = &handle.metrics().health;
+    (if reason.is_none() { well } else { ill }).inc();
+    match reason {
         None => text(StatusCode::OK, r#"{"health":"true","reason":""}"#.to_owned()),
         Some(reason) => {
             let body = serde_json::json!({ "health": "false", "reason": reason });

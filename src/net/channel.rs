@@ -30,7 +30,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper::rt::Executor;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
 use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
@@ -39,7 +38,7 @@ use super::cork::{Cork, cork};
 use super::glue::{Clock, Tasks};
 use super::options::Http2;
 use super::tls::ClientTls;
-use crate::runtime::{Address, Instant, Lane, Runtime, timeout};
+use crate::runtime::{Address, Instant, Lane, Runtime, latest, timeout};
 
 /// Whom a channel connects to, and how.
 #[derive(Clone)]
@@ -119,7 +118,7 @@ enum State {
     },
     /// A task is at it; the receiver learns when it is done.
     Connecting {
-        done: watch::Receiver<()>,
+        done: latest::Receiver<()>,
         failures: u32,
     },
     Ready {
@@ -170,7 +169,7 @@ impl<R: Runtime> Channel<R> {
 /// What a request finds: a connection, or one being made.
 enum Found {
     Sender(http2::SendRequest<Body>),
-    Wait(watch::Receiver<()>),
+    Wait(latest::Receiver<()>),
 }
 
 impl<R: Runtime> Shared<R> {
@@ -191,7 +190,7 @@ impl<R: Runtime> Shared<R> {
             State::Connecting { done, .. } => Ok(Found::Wait(done.clone())),
             State::Idle { retry_at, reason, .. } if now < *retry_at => Err(unavailable(reason)),
             State::Idle { failures, .. } => {
-                let (tell, done) = watch::channel(());
+                let (tell, done) = latest::channel(());
                 *state = State::Connecting { done: done.clone(), failures: *failures };
                 drop(state);
                 let shared = self.clone();

@@ -16,7 +16,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 use tower_service::Service;
 
@@ -27,7 +26,7 @@ use super::pings::Pings;
 use super::serve::{Phase, Shared, reached};
 use super::sniff::{Rewound, begins_http2, begins_tls};
 use super::tls::PeerIdentity;
-use crate::runtime::{Elapsed, Runtime, Stream, timeout};
+use crate::runtime::{Elapsed, Runtime, Stream, latest, timeout};
 
 /// Streams a client may have reset before we took them up, and the like. A client that cancels a
 /// hundred watches at once is no attacker; one that does nothing else runs into this.
@@ -57,7 +56,7 @@ pub(super) async fn connection<R, S, B>(
     shared: &Shared<R>,
     stream: R::Stream,
     service: S,
-    phases: &mut watch::Receiver<Phase>,
+    phases: &mut latest::Receiver<Phase>,
 ) where
     R: Runtime,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
@@ -255,7 +254,7 @@ async fn turns<C, S>(
     cork: &Cork<S>,
     mut connection: Pin<&mut C>,
     go_away: fn(Pin<&mut C>),
-    phases: &mut watch::Receiver<Phase>,
+    phases: &mut latest::Receiver<Phase>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
     C: Future<Output = hyper::Result<()>>,

@@ -5,6 +5,7 @@
 //!   answer is `DeadlineExceeded`, also in the middle of a stream;
 //! - messages over the size limit: `ResourceExhausted`, where tonic says `OutOfRange` ([`sized`]);
 //! - services and methods that do not exist, by name;
+//! - counting calls, where that is asked for ([`calls`](super::calls));
 //! - requests that are no gRPC: HTTP status 415.
 //!
 //! [`Split`] sends each request of a port to gRPC or to the HTTP handlers, as etcd does.
@@ -27,7 +28,9 @@ use http_body::{Frame, SizeHint};
 use tonic::{Code, Status};
 use tower_service::Service;
 
+use super::calls::{Answer, Asking, Call, Clock};
 use super::connection::Caller;
+use crate::metrics::Calls;
 use crate::runtime::{Instant, Runtime};
 
 /// The moment at which the client gives up, an extension of each request that has one.
@@ -39,6 +42,7 @@ pub struct Deadline(pub Instant);
 pub struct Grpc<R, S> {
     runtime: R,
     services: Arc<[String]>,
+    calls: Option<Arc<Calls>>,
     inner: S,
 }
 
@@ -46,7 +50,18 @@ impl<R: Runtime, S> Grpc<R, S> {
     /// Wraps routes that serve `services`, by their full names (`etcdserverpb.KV`).
     pub fn new(runtime: &R, services: &[&str], inner: S) -> Self {
         let services = services.iter().map(|&name| name.to_owned()).collect();
-        Self { runtime: runtime.clone(), services, inner }
+        Self { runtime: runtime.clone(), services, calls: None, inner }
+    }
+
+    /// Counts calls.
+    #[must_use]
+    pub fn counted_by(self, calls: Arc<Calls>) -> Self {
+        Self { calls: Some(calls), ..self }
+    }
+
+    fn clock(&self) -> Clock {
+        let runtime = self.runtime.clone();
+        Box::new(move || runtime.now())
     }
 }
 
@@ -55,9 +70,9 @@ type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 impl<R, S, B> Service<Request<B>> for Grpc<R, S>
 where
     R: Runtime,
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Asking<B>>, Response = Response<Body>, Error = Infallible>,
 {
-    type Response = Response<Body>;
+    type Response = Response<Answer>;
     type Error = Infallible;
     type Future = Answering<S::Future>;
 
@@ -82,12 +97,18 @@ where
             }
             None => None,
         };
+        let calls = self.calls.as_ref();
+        let call =
+            calls.and_then(|calls| Call::begin(calls, request.uri().path(), || self.clock()));
         let path = request.uri().path_and_query().cloned();
         let services = self.services.clone();
+        let requests = call.as_ref().map(Call::requests);
+        let request = request.map(|body| Asking::new(body, requests));
         Answering(State::Running {
             answer: Box::pin(self.inner.call(request)),
             deadline: timeout,
             unknown: Unknown { path, services },
+            call,
         })
     }
 }
@@ -186,30 +207,43 @@ pub struct Answering<F>(State<F>);
 
 enum State<F> {
     Refused(Option<Response<Body>>),
-    Running { answer: Pin<Box<F>>, deadline: Option<Sleep>, unknown: Unknown },
+    Running { answer: Pin<Box<F>>, deadline: Option<Sleep>, unknown: Unknown, call: Option<Call> },
 }
 
 impl<F> Future for Answering<F>
 where
     F: Future<Output = Result<Response<Body>, Infallible>>,
 {
-    type Output = Result<Response<Body>, Infallible>;
+    type Output = Result<Response<Answer>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.get_mut().0 {
             State::Refused(response) => {
-                Poll::Ready(Ok(response.take().expect("a future is not polled after its end")))
+                let response = response.take().expect("a future is not polled after its end");
+                Poll::Ready(Ok(response.map(Answer::plain)))
             }
-            State::Running { answer, deadline, unknown } => {
-                if let Poll::Ready(Ok(response)) = answer.as_mut().poll(cx) {
-                    return Poll::Ready(Ok(finished(response, deadline.take(), unknown)));
-                }
-                let Some(sleep) = deadline else { return Poll::Pending };
-                ready!(sleep.as_mut().poll(cx));
-                Poll::Ready(Ok(only(too_late())))
+            State::Running { answer, deadline, unknown, call } => {
+                let response = if let Poll::Ready(Ok(response)) = answer.as_mut().poll(cx) {
+                    finished(response, deadline.take(), unknown)
+                } else {
+                    let Some(sleep) = deadline else { return Poll::Pending };
+                    ready!(sleep.as_mut().poll(cx));
+                    only(too_late())
+                };
+                Poll::Ready(Ok(counted(response, call.take())))
             }
         }
     }
+}
+
+/// Lets a call end with its answer: with the status among the headers, which is the whole answer then, or
+/// with the body.
+fn counted(response: Response<Body>, call: Option<Call>) -> Response<Answer> {
+    let Some(mut call) = call else { return response.map(Answer::plain) };
+    if response.headers().contains_key("grpc-status") {
+        call.end_by(response.headers());
+    }
+    response.map(|body| Answer::counted(body, call))
 }
 
 fn too_late() -> Status {
@@ -296,10 +330,10 @@ impl<G, H> Split<G, H> {
 
 impl<G, H, B> Service<Request<B>> for Split<G, H>
 where
-    G: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    G: Service<Request<B>, Response = Response<Answer>, Error = Infallible>,
     H: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
 {
-    type Response = Response<Body>;
+    type Response = Response<Answer>;
     type Error = Infallible;
     type Future = Either<G::Future, H::Future>;
 
@@ -330,17 +364,20 @@ pub enum Either<A, B> {
     Http(Pin<Box<B>>),
 }
 
-impl<A, B, T> Future for Either<A, B>
+impl<A, B> Future for Either<A, B>
 where
-    A: Future<Output = T>,
-    B: Future<Output = T>,
+    A: Future<Output = Result<Response<Answer>, Infallible>>,
+    B: Future<Output = Result<Response<Body>, Infallible>>,
 {
-    type Output = T;
+    type Output = Result<Response<Answer>, Infallible>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             Self::Grpc(future) => future.as_mut().poll(cx),
-            Self::Http(future) => future.as_mut().poll(cx),
+            Self::Http(future) => {
+                let response = ready!(future.as_mut().poll(cx))?;
+                Poll::Ready(Ok(response.map(Answer::plain)))
+            }
         }
     }
 }

@@ -10,6 +10,7 @@
 //! What a request means is no concern of this module's, and neither is what goes to whom.
 
 mod authority;
+pub mod calls;
 mod channel;
 mod connection;
 mod cork;

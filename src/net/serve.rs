@@ -26,13 +26,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tower_service::Service;
 
 use super::connection::connection;
 use super::glue::Clock;
 use super::options::Options;
-use crate::runtime::{Address, Lane, Listener, Runtime, timeout};
+use crate::runtime::{Address, Lane, Listener, Runtime, latest, timeout};
 
 /// The pause after a failed `accept`: it mostly means that descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -78,7 +78,7 @@ pub struct Serving<R> {
     runtime: R,
     address: Address,
     stats: Arc<Stats>,
-    phase: watch::Sender<Phase>,
+    phase: latest::Sender<Phase>,
     /// Closed when the accept loop and all connections are gone.
     gone: mpsc::Receiver<Infallible>,
 }
@@ -97,9 +97,9 @@ impl<R: Runtime> Serving<R> {
     /// Stops accepting, lets running requests end for up to `drain`, then drops the rest. Returns
     /// whether all ended by themselves.
     pub async fn shutdown(mut self, drain: Duration) -> bool {
-        self.phase.send_replace(Phase::Drain);
+        self.phase.send_modify(|phase| *phase = Phase::Drain);
         let drained = timeout(&self.runtime, drain, self.gone.recv()).await.is_ok();
-        self.phase.send_replace(Phase::Abort);
+        self.phase.send_modify(|phase| *phase = Phase::Abort);
         if !drained && timeout(&self.runtime, ABORT_WAIT, self.gone.recv()).await.is_err() {
             tracing::warn!("connections did not end when told to");
         }
@@ -123,7 +123,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let stats = Arc::new(Stats::default());
-    let (phase, phases) = watch::channel(Phase::Serve);
+    let (phase, phases) = latest::channel(Phase::Serve);
     let (alive, gone) = mpsc::channel(1);
     let address = listener.local_addr();
     let shared = Arc::new(Shared {
@@ -148,7 +148,7 @@ async fn accept<R, S, B>(
     shared: Arc<Shared<R>>,
     mut listener: R::Listener,
     service: S,
-    mut phases: watch::Receiver<Phase>,
+    mut phases: latest::Receiver<Phase>,
     alive: mpsc::Sender<Infallible>,
 ) where
     R: Runtime,
@@ -214,6 +214,6 @@ impl Drop for Open {
 }
 
 /// Waits for a phase, or a later one. That `Serving` was dropped is as good as the last.
-pub(super) async fn reached(phases: &mut watch::Receiver<Phase>, phase: Phase) {
+pub(super) async fn reached(phases: &mut latest::Receiver<Phase>, phase: Phase) {
     let _ = phases.wait_for(|now| *now >= phase).await;
 }

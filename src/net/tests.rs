@@ -24,6 +24,7 @@ use super::grpc::{Grpc, Split};
 use super::tls::tests::{Ask, Authority, clock, version_1};
 use super::tls::{ClientTls, ClientTlsOptions, ServerTls, ServerTlsOptions};
 use super::*;
+use crate::metrics::{CODES, Calls, Streams};
 use crate::runtime::tokio::{Settings, Socketed, Tokio};
 use crate::runtime::{Address, Lane, Runtime, timeout};
 
@@ -135,6 +136,8 @@ struct Server {
     go: Arc<Notify>,
     /// Hears of each gRPC call and slow page that has begun.
     entered: mpsc::UnboundedReceiver<()>,
+    /// Counts the calls of some methods.
+    calls: Arc<Calls>,
 }
 
 async fn server(rt: &Tokio, at: &Address, options: Options) -> Server {
@@ -156,9 +159,16 @@ async fn server(rt: &Tokio, at: &Address, options: Options) -> Server {
         );
     let runtime = rt.clone();
     let pages = pages.route("/switch", any(move |request| switch(runtime.clone(), request)));
-    let service = Split::new(Grpc::new(rt, &["test.Echo"], routes), pages);
+    let methods = [
+        ("test.Echo", "Unary", Streams::Unary),
+        ("test.Echo", "Hang", Streams::Unary),
+        ("test.Echo", "Endless", Streams::Server),
+    ];
+    let calls = Arc::new(Calls::new(&methods, true));
+    let grpc = Grpc::new(rt, &["test.Echo"], routes).counted_by(calls.clone());
+    let service = Split::new(grpc, pages);
     let listener = rt.listen(at).await.expect("listen");
-    Server { serving: serve(rt, listener, options, service), go, entered }
+    Server { serving: serve(rt, listener, options, service), go, entered, calls }
 }
 
 /// Upgrades the connection and echoes what comes, until it ends.
@@ -246,6 +256,54 @@ async fn raw(rt: &Tokio, to: &Address, request: &str) -> String {
 }
 
 const GET_HELLO: &str = "GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+#[test]
+fn calls_are_counted_by_how_they_end() {
+    run(|rt| async move {
+        let server = plain(&rt).await;
+        let channel = channel(&rt, server.serving.address());
+        for text in ["", "four"] {
+            echo(&channel, text).await.expect("echo");
+        }
+        let large = Bytes::from(vec![0; 1001]);
+        let error = call(&channel, "/test.Echo/Unary", large).await.expect_err("too large");
+        assert_eq!(error.code(), Code::ResourceExhausted);
+        call(&channel, "/test.Echo/Nothing", Bytes::new()).await.expect_err("no such method");
+        let limit = Some(Duration::from_millis(20));
+        let late = call_within(&channel, "/test.Echo/Hang", Bytes::new(), limit).await;
+        assert_eq!(late.expect_err("late").code(), Code::DeadlineExceeded);
+        let mut grpc = tonic::client::Grpc::new(channel.clone());
+        grpc.ready().await.expect("ready");
+        let path = http::uri::PathAndQuery::from_static("/test.Echo/Endless");
+        let request = tonic::Request::new(Bytes::from_static(b"one"));
+        let codec = ProstCodec::<Bytes, Bytes>::default();
+        let answer = grpc.server_streaming(request, path, codec).await.expect("a stream");
+        let mut stream = answer.into_inner();
+        assert_eq!(stream.message().await.expect("a message"), Some(Bytes::from_static(b"one")));
+        let calls = server.calls.clone();
+        let method = |name: &str| calls.methods().iter().find(|m| m.name == name).expect("listed");
+        assert!(method("Endless").handled.iter().all(|n| n.get() == 0), "it goes on");
+        drop(stream);
+        while method("Endless").handled[Code::Cancelled as usize].get() == 0 {
+            rt.sleep(Duration::from_millis(1)).await;
+        }
+        let ended = |name: &str| -> Vec<(&str, u64)> {
+            let handled = CODES.iter().zip(&method(name).handled);
+            handled.filter(|(_, n)| n.get() > 0).map(|(code, n)| (*code, n.get())).collect()
+        };
+        assert_eq!(ended("Unary"), [("OK", 2), ("ResourceExhausted", 1)]);
+        assert_eq!(ended("Hang"), [("DeadlineExceeded", 1)]);
+        assert_eq!(ended("Endless"), [("Canceled", 1)]);
+        let messages = |name: &str| {
+            (method(name).started.get(), method(name).received.get(), method(name).sent.get())
+        };
+        assert_eq!((messages("Unary").0, messages("Unary").2), (3, 2));
+        assert_eq!((messages("Hang"), messages("Endless")), ((1, 1, 0), (1, 1, 1)));
+        // A message of four bytes has a head of its own in protobuf.
+        assert_eq!(calls.sent_bytes.get(), 6 + 5);
+        assert_eq!(method("Unary").seconds.as_ref().expect("timed").read().1, 3);
+    });
+}
 
 #[test]
 fn one_port_answers_http1_and_http2() {

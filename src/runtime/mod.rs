@@ -40,6 +40,9 @@ use ::tokio::io::{AsyncRead, AsyncWrite};
 
 #[cfg(feature = "real")]
 pub mod files;
+pub mod latest;
+#[cfg(feature = "real")]
+mod process;
 #[cfg(feature = "real")]
 pub mod tokio;
 
@@ -92,8 +95,36 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// Returns the handle to the disk.
     fn disk(&self) -> Self::Disk;
 
+    /// Returns what the kernel knows of this process; `None` where there is none of its own, as in simulation.
+    fn process(&self) -> Option<Process> {
+        None
+    }
+
     /// Marks a moment between two effects. Nothing in production; a place to die in simulation.
     fn crash_point(&self, name: &'static str);
+}
+
+/// What the kernel knows of this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Process {
+    /// Processor time used.
+    pub cpu: Duration,
+    /// When it began, since the Unix epoch.
+    pub started: Duration,
+    /// Memory in use.
+    pub resident_bytes: u64,
+    /// Address space in use.
+    pub virtual_bytes: u64,
+    /// The most address space it may use; `u64::MAX` for no limit.
+    pub virtual_bytes_max: u64,
+    /// Open descriptors.
+    pub descriptors: u64,
+    /// The most it may open.
+    pub descriptors_max: u64,
+    /// Bytes received over IP by all of its network name space.
+    pub received_bytes: u64,
+    /// Bytes sent there.
+    pub sent_bytes: u64,
 }
 
 /// Which tasks share a thread: [`Lane::Serve`] is client and peer I/O, [`Lane::Engine`] is Raft and

@@ -41,7 +41,7 @@ use rand::{Rng, SeedableRng};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::files::Files;
-use super::{Address, Instant, Job, Lane, Listener, Runtime, Stream, TaskHandle, Worker};
+use super::{Address, Instant, Job, Lane, Listener, Process, Runtime, Stream, TaskHandle, Worker};
 
 /// Whether [`Lane::Engine`] has a thread of its own. Without it a node needs one core only, and its
 /// elections depend on how long a turn of serving may take.
@@ -276,6 +276,10 @@ impl Runtime for Tokio {
 
     fn disk(&self) -> Files {
         Files
+    }
+
+    fn process(&self) -> Option<Process> {
+        super::process::read()
     }
 
     fn crash_point(&self, _name: &'static str) {}

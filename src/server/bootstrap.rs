@@ -13,8 +13,28 @@
 //! - a restart never begins behind what the log promised: the log checks its own tail, and a store that
 //!   is ahead of the log (a crash within a snapshot's installation) makes the log begin anew there;
 //! - a store that is behind the log's first entry is refused: entries in between are gone;
+//! - a directory that has had a log and has none (a forgotten `--wal-dir`) is refused, not founded anew;
 //! - a founder that some running member knows as started is refused: its disk was wiped, its votes are
 //!   forgotten, and only replacing it lets it back in.
+//!
+//! # Whose directory
+//!
+//! On a restart the directory says who the member is, and the flags may say something else for good
+//! reasons: a new name renames the member; peer URLs are changed before `member update` or after it, or
+//! left out altogether; a machine that moved has another name and another address at once. etcd takes
+//! all of that, and so do we. What no operator means is to start one member on another one's directory,
+//! where it would speak with that one's vote. Such a start is told by what the directory itself knows:
+//!
+//! > The directory's own member is listed with another name and other peer URLs than the flags have, and
+//! > exactly these peer URLs are another member's of the same cluster.
+//!
+//! Then the start is refused ([`BootError::OtherMember`]); it is so as well for a directory that was
+//! copied to make a new member of it. Peer URLs are unique in a cluster, so nothing that works today is
+//! in this position: the one way into it is to give a member that was down the old address of another one
+//! and a new name at the same time, and starting it once under its old name leads out. A directory of
+//! another cluster shares no URL with the flags and cannot be told from a machine that moved: it is
+//! served under its own identity with a warning, and the flags' cluster refuses it by its cluster id.
+//! A directory in use is refused by its lock, where etcd waits for ever without a word.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,7 +42,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use tracing::{info, warn};
 
-use crate::cluster::Member;
+use crate::cluster::{Member, Membership};
 use crate::machine::{Machine, MachineError, MachineOptions};
 use crate::raft::{self, HardState, Restored};
 use crate::runtime::{Disk, DiskFile, Lock, OpenHow};
@@ -37,7 +57,7 @@ use super::log_writer;
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// Another process has the data directory.
-    #[error("the data directory {0} is in use by another process")]
+    #[error("the data directory {} is in use by another process", .0.display())]
     Locked(PathBuf),
     /// The file system refused.
     #[error("{path}: {error}")]
@@ -56,6 +76,26 @@ pub enum BootError {
     /// The machine's tables cannot be trusted.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// The directory is another member's.
+    #[error(
+        "the data directory {} belongs to member {id:x} (\"{name}\" at {}), and the flags are \
+         those of member {other:x} of the same cluster, at {}: every member has a data directory of its own",
+        path.display(), own_urls.join(","), given_urls.join(",")
+    )]
+    OtherMember {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        id: u64,
+        /// That member's name.
+        name: String,
+        /// Where that member is found.
+        own_urls: Vec<String>,
+        /// Whom the flags mean.
+        other: u64,
+        /// The peer URLs in the flags.
+        given_urls: Vec<String>,
+    },
     /// Log and store do not belong together.
     #[error(transparent)]
     Restore(#[from] raft::RestoreError),
@@ -72,6 +112,18 @@ pub enum BootError {
         store: LogPosition,
         /// Where the log ends.
         log: LogPosition,
+    },
+    /// A member was here, and its log is not.
+    #[error(
+        "the data directory {} has had a member, whose log should be in {} and is not: is --wal-dir the \
+         one it was started with? A member whose log is lost must be replaced",
+        data_dir.display(), log.display()
+    )]
+    LogGone {
+        /// The data directory.
+        data_dir: PathBuf,
+        /// Where the log was looked for.
+        log: PathBuf,
     },
     /// The store ends before the log begins.
     #[error(
@@ -199,6 +251,18 @@ pub fn found<D: Disk>(
     Ok(())
 }
 
+/// Refuses to found a member where one has been: its store, and its votes, would be thrown away because a
+/// flag was forgotten.
+pub(crate) fn check_fresh<D: Disk>(disk: &D, places: &Places) -> Result<(), BootError> {
+    if !has_log_mark(disk, places)? {
+        return Ok(());
+    }
+    Err(BootError::LogGone {
+        data_dir: places.member.parent().unwrap_or(&places.member).to_path_buf(),
+        log: places.log.clone(),
+    })
+}
+
 /// Makes the names of the data directory and of all above it durable: a directory that was created and
 /// lies in one that was never synced is gone after a power loss, with everything in it.
 fn sync_above<D: Disk>(disk: &D, places: &Places) -> Result<(), BootError> {
@@ -229,6 +293,7 @@ pub fn boot<D: Disk>(
 ) -> Result<Booted<D>, BootError> {
     let store_id = read_store_id(disk, places)?;
     let (mut log, mut recovered) = Log::open(disk.clone(), &places.log, log_options)?;
+    mark_log(disk, places)?;
     if let Some(torn) = &recovered.repaired {
         warn!(segment = %torn.segment.display(), offset = torn.offset, "cut a torn tail off the log");
     }
@@ -308,6 +373,34 @@ fn write_store_id<D: Disk>(disk: &D, places: &Places, id: u64) -> Result<(), Boo
     write().map_err(io(&path))
 }
 
+/// Follows the store id once there is a log: from then on a directory without one is not fresh.
+const LOG_MARK: &[u8] = b"log\n";
+const LOG_MARK_OFFSET: u64 = 17;
+
+fn has_log_mark<D: Disk>(disk: &D, places: &Places) -> Result<bool, BootError> {
+    let path = store_id_path(places);
+    if !disk.exists(&path) {
+        return Ok(false);
+    }
+    let mut mark = [0; LOG_MARK.len()];
+    let mut read = || disk.open(&path, OpenHow::Read)?.read_at(&mut mark, LOG_MARK_OFFSET);
+    read().map_err(io(&path))?;
+    Ok(mark == LOG_MARK)
+}
+
+fn mark_log<D: Disk>(disk: &D, places: &Places) -> Result<(), BootError> {
+    if has_log_mark(disk, places)? {
+        return Ok(());
+    }
+    let path = store_id_path(places);
+    let write = || {
+        let file = disk.open(&path, OpenHow::Write)?;
+        file.write_at(LOG_MARK, LOG_MARK_OFFSET)?;
+        file.sync_data()
+    };
+    write().map_err(io(&path))
+}
+
 fn read_store_id<D: Disk>(disk: &D, places: &Places) -> Result<u64, BootError> {
     let path = store_id_path(places);
     let read = || {
@@ -320,13 +413,114 @@ fn read_store_id<D: Disk>(disk: &D, places: &Places) -> Result<u64, BootError> {
     read().map_err(io(&path))
 }
 
+fn sorted(urls: &[String]) -> Vec<String> {
+    let mut urls = urls.to_vec();
+    urls.sort();
+    urls
+}
+
 /// Says what a joining member must find: itself, listed by the same peer URLs.
 pub(crate) fn find_self(members: &[Member], own_urls: &[String]) -> Option<NodeId> {
-    let sorted = |urls: &[String]| {
-        let mut urls = urls.to_vec();
-        urls.sort();
-        urls
-    };
     let own = sorted(own_urls);
     members.iter().find(|member| sorted(&member.peer_urls) == own).map(|member| member.id)
+}
+
+/// Refuses to start one member on another one's directory; see the module's text for the rule.
+pub(crate) fn check_owner(
+    places: &Places,
+    membership: &Membership,
+    own: NodeId,
+    (name, peer_urls): (&str, &[String]),
+) -> Result<(), BootError> {
+    // A member that has joined and not yet heard who is in the cluster knows nobody, itself included.
+    let Some(member) = membership.member(own) else { return Ok(()) };
+    let given = sorted(peer_urls);
+    if member.name == name || sorted(&member.peer_urls) == given {
+        return Ok(());
+    }
+    let path = places.member.parent().unwrap_or(&places.member);
+    match membership.members().find(|other| sorted(&other.peer_urls) == given) {
+        Some(other) => Err(BootError::OtherMember {
+            path: path.to_path_buf(),
+            id: own.0,
+            name: member.name.clone(),
+            own_urls: member.peer_urls.clone(),
+            other: other.id.0,
+            given_urls: peer_urls.to_vec(),
+        }),
+        None => {
+            warn!(
+                data_dir = %path.display(),
+                local_member_id = format!("{:x}", own.0),
+                stored_name = member.name,
+                stored_peer_urls = ?member.peer_urls,
+                name,
+                peer_urls = ?peer_urls,
+                "the data directory knows this member by another name and other peer URLs; \
+                 it keeps its id, its cluster and its peer URLs"
+            );
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Change;
+
+    /// A directory of member 1, in a cluster of 1 (`m1` at `a`), 2 (`m2` at `b`) and 3, which was added
+    /// at `c`, `d` and has not started.
+    fn verdict(own: u64, name: &str, urls: &[&str]) -> Result<(), BootError> {
+        let mut membership = Membership::new(ClusterId(9));
+        for (id, name, urls) in
+            [(1, "m1", vec!["a"]), (2, "m2", vec!["b"]), (3, "", vec!["c", "d"])]
+        {
+            let urls = urls.into_iter().map(str::to_owned).collect();
+            let member = Member { name: name.to_owned(), ..Member::new(NodeId(id), urls) };
+            let change = Change::Add { member, learners_max: None };
+            membership.apply(&change, &mut Vec::new()).expect("it is new");
+        }
+        let urls: Vec<String> = urls.iter().map(|&url| url.to_owned()).collect();
+        check_owner(&Places::new(Path::new("/d"), None), &membership, NodeId(own), (name, &urls))
+    }
+
+    #[test]
+    fn a_member_may_come_back_renamed_moved_or_without_flags() {
+        verdict(1, "m1", &["a"]).expect("as it was");
+        verdict(1, "new", &["a"]).expect("renamed");
+        verdict(1, "m1", &["x"]).expect("its URL is changed, before or after the update");
+        verdict(1, "new", &["x"]).expect("a machine that moved");
+        verdict(1, "default", &["http://localhost:2380"]).expect("no flags at all");
+        verdict(1, "m2", &["a"]).expect("its name was another one's once");
+        verdict(1, "m1", &["b"]).expect("it takes over an address that the other one gave up");
+        verdict(7, "m7", &["b"]).expect("a member that has heard of nobody yet");
+    }
+
+    #[test]
+    fn another_members_directory_is_refused() {
+        for (own, name, urls) in
+            [(1, "m2", &["b"][..]), (2, "m1", &["a"]), (1, "m3", &["d", "c"]), (1, "x", &["b"])]
+        {
+            let error = verdict(own, name, urls).expect_err("another member's flags").to_string();
+            assert!(error.contains("/d belongs to member"), "{error}");
+        }
+    }
+
+    #[cfg(feature = "real")]
+    #[test]
+    fn a_directory_whose_log_is_gone_is_not_founded_anew() {
+        let disk = crate::runtime::files::Files;
+        let dir = tempfile::tempdir().expect("dir");
+        let places = Places::new(dir.path(), None);
+        let _lock = take(&disk, &places).expect("nobody has it");
+        check_fresh(&disk, &places).expect("an empty directory");
+        write_store_id(&disk, &places, 7).expect("written");
+        check_fresh(&disk, &places).expect("the crash came before there was a log");
+        mark_log(&disk, &places).expect("written");
+        mark_log(&disk, &places).expect("it is there");
+        assert_eq!(read_store_id(&disk, &places).expect("read"), 7);
+        let error = check_fresh(&disk, &places).expect_err("it had a log").to_string();
+        assert!(error.contains("is --wal-dir the one"), "{error}");
+    }
 }

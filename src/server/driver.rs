@@ -22,12 +22,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
 use super::changes::Changes;
 use super::error::ServeError;
 use super::event::{Event, MembersReply};
+use super::figures;
 use super::keeper::Keeper;
 use super::leases::LeaseShell;
 use super::log_writer::{HandOver, LogReport, LogWriter};
@@ -40,7 +41,7 @@ use crate::cluster::Change;
 use crate::command::{Command, Op, RequestId};
 use crate::machine::Machine;
 use crate::raft::{self, Envelope, Input, Payload, Role};
-use crate::runtime::{Instant, Runtime};
+use crate::runtime::{Instant, Runtime, latest};
 use crate::storage::log::Log;
 use crate::transport::Transport;
 use crate::types::{Index, NodeId};
@@ -65,7 +66,7 @@ pub(crate) struct Driver<R: Runtime, T: Transport> {
     pub(super) hub: Arc<Mutex<Hub>>,
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) mailbox: mpsc::UnboundedReceiver<Event>,
-    pub(super) status: watch::Sender<NodeStatus>,
+    pub(super) status: latest::Sender<NodeStatus>,
     pub(super) ids: Arc<RequestIds>,
     pub(super) proposals: Proposals,
     pub(super) reads: Reads,
@@ -98,7 +99,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         (log, stores): (Log<R::Disk>, std::path::PathBuf),
         hub: Arc<Mutex<Hub>>,
         (events, mailbox): (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
-        status: watch::Sender<NodeStatus>,
+        status: latest::Sender<NodeStatus>,
     ) -> Result<Self, raft::RestoreError> {
         let config = raft::Config {
             election_ticks: settings.election_ticks,
@@ -107,7 +108,8 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         };
         let node = raft::Node::new(config, restored)?;
         let reports = events.clone();
-        let log = LogWriter::new(runtime, log, move |report| {
+        let (room, metrics) = (settings.room.clone(), settings.metrics.clone());
+        let log = LogWriter::new(runtime, log, room, metrics, move |report| {
             // A driver that is gone needs no report.
             let _ = reports.send(Event::Log(report));
         });
@@ -116,6 +118,11 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             events.clone(),
             settings.scrub_rows,
             settings.scrub_pause,
+            settings.metrics.clone(),
+            {
+                let clock = runtime.clone();
+                Arc::new(move || clock.now())
+            },
         );
         Ok(Self {
             runtime: runtime.clone(),
@@ -225,7 +232,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
                 published.update_peers(&peers);
                 false
             });
-            self.proposals.expire(now);
+            self.settings.metrics.proposals_failed.add_len(self.proposals.expire(now));
             self.reads.expire(now);
             self.changes.expire(now);
             self.expire_transfer(now);
@@ -245,6 +252,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         if flush.flushed_below.is_some_and(|below| self.log_trim(below)) {
             self.pump();
         }
+        self.settings.metrics.proposals_pending.set(self.proposals.len());
         self.publish_status();
     }
 
@@ -281,6 +289,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
                 }
             }
             Event::Unreachable(peer) => self.node.step(Input::PeerUnreachable(peer)),
+            Event::ToldRemoved => self.on_removed(),
             Event::ConnectionLost(peer) => self.node.step(Input::PeerConnectionLost(peer)),
             Event::Log(LogReport::Durable(tickets, marked)) => {
                 if marked {
@@ -306,8 +315,15 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
     }
 
     pub(super) fn fail(&mut self, reason: &str) {
+        // LMDB calls a write that was cut short for want of room an I/O error.
+        let room = &self.settings.room;
+        let free = room.free_bytes().filter(|_| room.is_short());
+        let reason = match free {
+            Some(free) => format!("{reason} (the disk is full, or nearly: {free} bytes are free)"),
+            None => reason.to_owned(),
+        };
         error!(error = reason, "stopping: only a restart can tell what is on disk");
-        self.failed.get_or_insert_with(|| StopReason::Failed(reason.to_owned()));
+        self.failed.get_or_insert(StopReason::Failed(reason));
     }
 
     /// Carries out what the node wants until it wants nothing more.
@@ -349,6 +365,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         }
         self.reads.applied(self.machine.applied().index);
         for failed in ready.failed_reads {
+            self.settings.metrics.reads_failed.inc();
             let outcome = match failed.reason {
                 raft::ReadFailure::LeaderChanged => Err(ServeError::LeaderChanged),
                 raft::ReadFailure::NoLeader | raft::ReadFailure::Timeout => Ok(now + READ_RETRY),
@@ -398,12 +415,16 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             _ => None,
         };
         self.leases.refused(id, self.runtime.now());
+        if for_good.is_some() {
+            self.settings.metrics.proposals_failed.inc();
+        }
         self.proposals.refused(id, for_good);
     }
 
     fn apply(&mut self, entries: &[raft::Entry]) {
         let now = self.runtime.now();
         let applied = self.machine.apply(entries);
+        figures::count(&self.settings.metrics, &applied);
         for (index, result) in &applied.conf {
             self.node.step(Input::ConfApplied { index: *index, accepted: result.is_ok() });
         }
@@ -437,9 +458,13 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         let membership = self.machine.reader().members();
         self.transport.set_peers(super::peer_addresses(&membership, self.settings.id));
         if membership.is_removed(self.settings.id) {
-            info!("this member was removed from the cluster");
-            self.failed.get_or_insert(StopReason::Removed);
+            self.on_removed();
         }
+    }
+
+    fn on_removed(&mut self) {
+        info!("this member was removed from the cluster");
+        self.failed.get_or_insert(StopReason::Removed);
     }
 
     /// Proposes something that no client waits for.

@@ -36,6 +36,9 @@ pub(crate) enum Event {
     Unreachable(NodeId),
     /// The connection to a peer broke.
     ConnectionLost(NodeId),
+    /// A peer says that this member was removed. Its own log may never say so: it ends where others stopped
+    /// sending.
+    ToldRemoved,
     /// The log writer reports.
     Log(LogReport),
     /// The store's writer reports a finished batch.

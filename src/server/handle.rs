@@ -9,19 +9,21 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::error::ServeError;
 use super::event::Event;
 use super::proposals::RequestIds;
+use super::room::Room;
 use super::status::NodeStatus;
 use crate::cluster::{self, Change, Member, Sight};
-use crate::command::{Command, Op, Outcome};
+use crate::command::{Command, Op, Outcome, Refusal};
 use crate::lease::Renewal;
 use crate::machine::Reader;
+use crate::metrics::Metrics;
 use crate::raft::Role;
-use crate::runtime::Instant;
-use crate::types::{ClusterId, LeaseId, NodeId, Term};
+use crate::runtime::{Instant, Process, latest};
+use crate::types::{ClusterId, Index, LeaseId, NodeId, Term};
 use crate::watch::Hub;
 
 /// A future without a name.
@@ -53,6 +55,10 @@ pub trait Clock: Send + Sync {
     fn sleep(&self, d: Duration) -> BoxFuture<()>;
     /// Draws a number.
     fn random_u64(&self) -> u64;
+    /// Returns what the kernel knows of this process; `None` where there is none of its own.
+    fn process(&self) -> Option<Process> {
+        None
+    }
     /// Starts a task on the serving side.
     fn spawn(&self, name: &'static str, task: BoxFuture<()>);
 }
@@ -89,10 +95,12 @@ pub(crate) struct Shared {
     pub(crate) ids: Arc<RequestIds>,
     pub(crate) reader: Reader,
     pub(crate) hub: Arc<Mutex<Hub>>,
-    pub(crate) status: watch::Receiver<NodeStatus>,
+    pub(crate) status: latest::Receiver<NodeStatus>,
     pub(crate) limits: Limits,
     pub(crate) peers: Arc<dyn PeerCalls>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) room: Arc<Room>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// See the module's text.
@@ -127,6 +135,16 @@ impl Handle {
         &self.shared.limits
     }
 
+    /// Returns what is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// Returns what is known of the room on the disk.
+    pub fn room(&self) -> &Arc<Room> {
+        &self.shared.room
+    }
+
     /// Returns the clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.shared.clock
@@ -150,7 +168,7 @@ impl Handle {
     }
 
     /// Returns a receiver that is told of another leader, another role, and the end.
-    pub fn watch_status(&self) -> watch::Receiver<NodeStatus> {
+    pub fn watch_status(&self) -> latest::Receiver<NodeStatus> {
         self.shared.status.clone()
     }
 
@@ -172,8 +190,11 @@ impl Handle {
     ///
     /// # Errors
     /// [`ServeError::TooLarge`] before anything is proposed; [`ServeError::Timeout`] and
-    /// [`ServeError::Stopped`] leave the command in doubt.
+    /// [`ServeError::Stopped`] leave the command in doubt; [`Refusal::NoSpace`] on a disk without room.
     pub async fn propose(&self, op: Op) -> Result<Outcome, ServeError> {
+        if self.shared.room.is_out() {
+            return Err(ServeError::Refused(Refusal::NoSpace, self.shared.reader.revision()));
+        }
         let id = self.shared.ids.next();
         let command = Command { id, user: String::new(), auth_revision: 0, op };
         let data: Bytes = command.encode();
@@ -217,7 +238,10 @@ impl Handle {
         // The clock renews only for a leader that still led after the request came in.
         self.read_barrier().await?;
         match self.ask(|reply| Event::Renew { id, reply }).await? {
-            Renewal::Renewed { ttl } => Ok(ttl),
+            Renewal::Renewed { ttl } => {
+                self.shared.metrics.leases_renewed.inc();
+                Ok(ttl)
+            }
             Renewal::Gone => Ok(0),
             Renewal::NotLeader | Renewal::Wait => Err(ServeError::NotPrimaryLessor),
         }
@@ -269,7 +293,7 @@ impl Handle {
         }
     }
 
-    fn sight(&self) -> Sight {
+    pub(super) fn sight(&self) -> Sight {
         let now = self.shared.clock.now();
         let connected = self.shared.peers.connected();
         let settled = connected
@@ -333,7 +357,10 @@ impl Handle {
             return Err(ServeError::NotLeader);
         }
         let membership = self.shared.reader.members();
-        let matched = status.matched.get(&id).copied();
+        // How far the others have come is published once a tick: a learner that was added a moment ago is not
+        // among them, and is not in sync; it is no unknown member (scenario promoted-too-soon).
+        let learner = membership.learners().any(|learner| learner == id).then_some(Index(0));
+        let matched = status.matched.get(&id).copied().or(learner);
         let own = status.matched.get(&self.shared.id).copied().unwrap_or(status.commit);
         let strict = self.shared.limits.strict_reconfig;
         cluster::may_promote(&membership, matched, own, strict).map_err(ServeError::Unwise)?;

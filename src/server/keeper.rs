@@ -9,12 +9,14 @@
 //! - one batch or scrub step at a time; the worker owns every write transaction;
 //! - scrubbing follows flushing: rows that are not in the file yet are not looked for there.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::event::Event;
 use crate::machine::Machine;
+use crate::metrics::Metrics;
 use crate::mvcc::{Damage, ScrubProgress};
 use crate::runtime::{Instant, Worker};
 use crate::storage::StorageError;
@@ -33,6 +35,8 @@ pub(crate) struct Keeper {
     events: mpsc::UnboundedSender<Event>,
     scrub_rows: usize,
     scrub_pause: Duration,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Fn() -> Instant + Send + Sync>,
     /// When the oldest change that is not in a closed batch was applied.
     dirty_since: Option<Instant>,
     busy: bool,
@@ -65,12 +69,16 @@ impl Keeper {
         events: mpsc::UnboundedSender<Event>,
         scrub_rows: usize,
         scrub_pause: Duration,
+        metrics: Arc<Metrics>,
+        clock: Arc<dyn Fn() -> Instant + Send + Sync>,
     ) -> Self {
         Self {
             worker,
             events,
             scrub_rows,
             scrub_pause,
+            metrics,
+            clock,
             dirty_since: None,
             busy: false,
             scrub_at: Some(Instant::default()),
@@ -125,10 +133,14 @@ impl Keeper {
             self.dirty_since = None;
             if let Some(job) = storage.begin_flush() {
                 self.busy = true;
-                let events = self.events.clone();
+                let (events, metrics) = (self.events.clone(), self.metrics.clone());
+                let clock = self.clock.clone();
                 self.worker.run(move || {
+                    let began = clock();
+                    let flushed = job.run();
+                    metrics.store_commit.observe(clock() - began);
                     // A driver that is gone needs no report.
-                    let _ = events.send(Event::Flushed(job.run()));
+                    let _ = events.send(Event::Flushed(flushed));
                 });
             }
         } else if !self.busy && self.scrub_at.is_some_and(|at| now >= at) {

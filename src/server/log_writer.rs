@@ -11,6 +11,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::room::Room;
+use crate::metrics::Metrics;
 use crate::raft::{Entry, HardState, Ticket};
 use crate::runtime::{Disk, Runtime, Worker};
 use crate::storage::log::{Log, LogBatch, LogError, LogRecord, Mark};
@@ -43,6 +45,8 @@ struct Shared<R: Runtime> {
     report: Box<dyn Fn(LogReport) + Send + Sync>,
     runtime: R,
     spares: Worker,
+    room: Arc<Room>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
@@ -70,6 +74,8 @@ where
     pub(crate) fn new(
         runtime: &R,
         log: Log<R::Disk>,
+        room: Arc<Room>,
+        metrics: Arc<Metrics>,
         report: impl Fn(LogReport) + Send + Sync + 'static,
     ) -> Self {
         let worker = runtime.worker("log");
@@ -79,6 +85,8 @@ where
             report: Box::new(report),
             runtime: runtime.clone(),
             spares: runtime.worker("log spares"),
+            room,
+            metrics,
         });
         Self::prepare_spare(&shared);
         Self { shared, worker }
@@ -124,8 +132,10 @@ where
         if let Some(job) = lock(&shared.log).spare_job() {
             shared.spares.run(move || {
                 // Without a spare the next rotation makes its segment itself, and reports what is wrong.
-                if let Err(error) = job.run() {
-                    tracing::warn!(%error, "no log segment could be prepared");
+                match job.run() {
+                    Ok(true) => {}
+                    Ok(false) => tracing::debug!("no room to prepare a log segment"),
+                    Err(error) => tracing::warn!(%error, "no log segment could be prepared"),
                 }
             });
         }
@@ -143,9 +153,10 @@ fn write_queue<R: Runtime>(shared: &Arc<Shared<R>>) {
     };
     shared.runtime.crash_point("log_before_write");
     // NB: the guard must be gone before the arms run, which take the lock again.
-    let written = write_all(&mut lock(&shared.log), &batch);
+    let written = write_all(shared, &batch);
     match written {
-        Ok(()) => {
+        Ok(bytes) => {
+            shared.room.spend(bytes);
             shared.runtime.crash_point("log_synced");
             let tickets = batch.iter().filter_map(|hand_over| hand_over.ticket).collect();
             let marked = batch.iter().any(|hand_over| hand_over.mark.is_some());
@@ -160,19 +171,26 @@ fn write_queue<R: Runtime>(shared: &Arc<Shared<R>>) {
     }
 }
 
-fn write_all<D: Disk>(log: &mut Log<D>, batch: &[HandOver]) -> Result<(), LogError> {
+/// Writes and syncs; returns about how many bytes.
+fn write_all<R: Runtime>(shared: &Shared<R>, batch: &[HandOver]) -> Result<usize, LogError> {
+    let (mut log, mut bytes) = (lock(&shared.log), 0);
     for hand_over in batch {
         if let Some(mark) = &hand_over.mark {
             log.mark(mark.clone())?;
         }
         let records: Vec<LogRecord> = hand_over.entries.iter().map(record).collect();
+        bytes += records.iter().map(|record| record.data.len()).sum::<usize>();
         log.append(LogBatch {
             hard_state: hand_over.hard_state.map(stored),
             truncate_from: hand_over.truncate_from,
             entries: &records,
         })?;
     }
-    log.sync()
+    let began = shared.runtime.now();
+    log.sync()?;
+    shared.metrics.log_sync.observe(shared.runtime.now() - began);
+    shared.metrics.log_bytes.add_len(bytes);
+    Ok(bytes)
 }
 
 fn record(entry: &Entry) -> LogRecord {

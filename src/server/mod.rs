@@ -4,7 +4,7 @@
 //! module gives it inputs and carries out what it says: the [`driver`] loop, the queue before the log
 //! ([`log_writer`]), who waits for what ([`proposals`], [`reads`], [`changes`]), the leader's lease clock
 //! ([`leases`]), bringing what was applied to disk ([`keeper`]), snapshots between members
-//! ([`snapshots`]), and the start from what a disk holds ([`bootstrap`]). Whoever serves requests holds a
+//! ([`snapshots`]), the room on the disk ([`room`]), and the start from what a disk holds ([`bootstrap`]). Whoever serves requests holds a
 //! [`Handle`].
 //!
 //! Generic are only the types here, over the runtime and the transport; the handle is not, so nothing
@@ -15,20 +15,24 @@ mod changes;
 mod driver;
 mod error;
 mod event;
+mod figures;
 mod handle;
 mod keeper;
 mod leases;
 mod log_writer;
 mod proposals;
 mod reads;
+pub(crate) mod room;
 mod snapshots;
 mod status;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::ServeError;
 pub use handle::{BoxFuture, Clock, Handle, Limits, PeerCalls};
+pub use room::Room;
 pub use status::NodeStatus;
 
 pub(crate) use driver::Driver;
@@ -37,6 +41,7 @@ pub(crate) use handle::Shared;
 pub(crate) use snapshots::Incoming;
 
 use crate::cluster::Membership;
+use crate::metrics::Metrics;
 use crate::transport::PeerAddress;
 use crate::types::NodeId;
 
@@ -76,6 +81,10 @@ pub(crate) struct Settings {
     pub(crate) boot: u64,
     /// How the leader's lease clock proposes.
     pub(crate) lease_clock: crate::lease::ClockOptions,
+    /// The room on the disk, of which the log takes.
+    pub(crate) room: Arc<Room>,
+    /// What is counted.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// Where everybody but this member is found.

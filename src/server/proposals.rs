@@ -122,15 +122,18 @@ impl Proposals {
         proposals
     }
 
-    /// Answers those whose time is up.
-    pub(crate) fn expire(&mut self, now: Instant) {
+    /// Answers those whose time is up; says how many they were.
+    pub(crate) fn expire(&mut self, now: Instant) -> usize {
+        let mut expired = 0;
         while self.deadlines.front().is_some_and(|(deadline, _)| *deadline <= now) {
             let (_, id) = self.deadlines.pop_front().expect("it was just looked at");
             if let Some(waiter) = self.waiting.remove(&id) {
                 let error = if waiter.taken { ServeError::Timeout } else { ServeError::Deadline };
                 let _ = waiter.reply.send(Err(error));
+                expired += 1;
             }
         }
+        expired
     }
 
     /// Answers everybody: the member stops.
@@ -169,9 +172,9 @@ mod tests {
         let mut p = Proposals::default();
         let (mut taken, mut refused) = (add(&mut p, 1), add(&mut p, 2));
         p.refused(RequestId(2), None);
-        p.expire(at(6));
+        assert_eq!(p.expire(at(6)), 0);
         assert!(taken.try_recv().is_err() && refused.try_recv().is_err(), "their time is not up");
-        p.expire(at(7));
+        assert_eq!(p.expire(at(7)), 2);
         assert_eq!(taken.try_recv(), Ok(Err(ServeError::Timeout)));
         assert_eq!(refused.try_recv(), Ok(Err(ServeError::Deadline)));
         assert!(p.retry().is_empty(), "nobody waits for it any more");

@@ -12,6 +12,7 @@
 //! - at most one staged snapshot; a newer one replaces it, and what the core does not want is deleted;
 //! - a crash at any point leaves the old state or the new one: the generation switches in one rename, and
 //!   a log that is behind its store begins anew at the next start (`bootstrap`);
+//! - a store is removed when its last reader has gone, and nothing else waits for that;
 //! - one transfer a peer at a time, bounded in time, since it keeps superseded rows from being removed.
 
 use std::collections::BTreeSet;
@@ -39,12 +40,14 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_secs(600);
 /// How many pieces wait for the network.
 const CHUNKS_MAX: usize = 4;
 
+/// How often it is looked whether the last reader of a store has gone.
+const CLOSED_POLL: Duration = Duration::from_millis(50);
+
 /// A snapshot that has arrived whole.
 pub(crate) struct Arrived {
     envelope: Envelope,
     meta: SnapshotMeta,
     storage: Storage,
-    dir: PathBuf,
     /// Told once it is staged.
     staged: oneshot::Sender<()>,
 }
@@ -59,7 +62,6 @@ pub(crate) struct Opened {
 struct Staged {
     meta: SnapshotMeta,
     storage: Storage,
-    dir: PathBuf,
 }
 
 /// The driver's part.
@@ -132,9 +134,9 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
 
     /// Stages an arrived snapshot and tells the core, which says at once whether it wants it.
     pub(super) fn snapshot_arrived(&mut self, arrived: Arrived) {
-        let Arrived { envelope, meta, storage, dir, staged } = arrived;
+        let Arrived { envelope, meta, storage, staged } = arrived;
         self.discard_staged();
-        self.snapshots.staged = Some(Staged { meta, storage, dir });
+        self.snapshots.staged = Some(Staged { meta, storage });
         self.node.step(Input::Message(envelope));
         // A sender that is gone needs no answer.
         let _ = staged.send(());
@@ -144,22 +146,36 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
     }
 
     fn discard_staged(&mut self) {
-        if let Some(Staged { storage, dir, .. }) = self.snapshots.staged.take() {
-            let disk = self.runtime.disk();
-            self.keeper.run(move || {
-                storage.close().wait();
+        if let Some(Staged { storage, .. }) = self.snapshots.staged.take() {
+            self.remove(storage);
+        }
+    }
+
+    /// Removes a store that is not in force, once its last reader has gone; others may be arriving meanwhile.
+    ///
+    /// NB: nothing waits for that on a worker. A reader may be a slow client, and batches of the store that
+    /// is in force would queue up behind it in memory.
+    fn remove(&self, storage: Storage) {
+        let (disk, runtime) = (self.runtime.disk(), self.runtime.clone());
+        let (dir, worker) = (storage.dir(), self.snapshots.reading.clone());
+        let closing = storage.close();
+        drop(self.runtime.spawn(Lane::Serve, "remove old store", async move {
+            while !closing.is_closed() {
+                runtime.sleep(CLOSED_POLL).await;
+            }
+            worker.run(move || {
                 if let Err(error) = crate::runtime::Disk::remove_dir_all(&disk, &dir) {
                     // The next start removes it.
-                    warn!(%error, "an unwanted snapshot was not removed");
+                    warn!(%error, "a store that is not in force was not removed");
                 }
             });
-        }
+        }));
     }
 
     /// The core wants the staged snapshot: its generation is put in force first.
     pub(super) fn install(&mut self, meta: SnapshotMeta) {
         let staged = self.snapshots.staged.take();
-        let Some(Staged { storage, dir, .. }) = staged.filter(|staged| staged.meta == meta) else {
+        let Some(Staged { storage, .. }) = staged.filter(|staged| staged.meta == meta) else {
             self.fail("the core asked for a snapshot that is not staged");
             return;
         };
@@ -169,7 +185,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         // On the store's worker: behind any batch for the old generation.
         self.keeper.run(move || {
             runtime.crash_point("snapshot_before_switch");
-            let switched = generations::switch(&disk, &stores, &dir);
+            let switched = generations::switch(&disk, &stores, &storage.dir());
             runtime.crash_point("snapshot_switched");
             let opened = Opened { meta, storage, switched };
             let _ = events.send(Event::SnapshotOpened(Box::new(opened)));
@@ -190,14 +206,8 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
                 return;
             }
         };
-        let (disk, stores) = (self.runtime.disk(), self.snapshots.stores.clone());
         self.keeper.replaced();
-        self.keeper.run(move || {
-            old.close().wait();
-            if let Err(error) = generations::remove_others(&disk, &stores) {
-                warn!(%error, "an old store was not removed");
-            }
-        });
+        self.remove(old);
         let revision = self.machine.reader().revision();
         self.hub.lock().expect("nobody panicked while holding the hub").restore(revision);
         let mark = Mark { position: meta.position, conf: Bytes::new(), installed: true };
@@ -219,7 +229,6 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
 pub(crate) struct Incoming {
     worker: Worker,
     receiver: Option<Receiver>,
-    dir: PathBuf,
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -252,11 +261,10 @@ impl Incoming {
         let disk = runtime.disk();
         let begun = on(&worker, move || -> Result<_, IncomingError> {
             let dir = generations::fresh(&disk, &stores)?;
-            let receiver = Receiver::create(&dir, StorageOptions::default(), cluster_id)?;
-            Ok((receiver, dir))
+            Ok(Receiver::create(&dir, StorageOptions::default(), cluster_id)?)
         });
-        let (receiver, dir) = begun.await??;
-        Ok(Self { worker, receiver: Some(receiver), dir, events })
+        let receiver = begun.await??;
+        Ok(Self { worker, receiver: Some(receiver), events })
     }
 
     /// Takes the next piece.
@@ -280,7 +288,7 @@ impl Incoming {
         let receiver = self.receiver.take().ok_or(IncomingError::Stopped)?;
         let storage = on(&self.worker, move || receiver.finish()).await??;
         let (staged, is_staged) = oneshot::channel();
-        let arrived = Arrived { envelope, meta, storage, dir: self.dir, staged };
+        let arrived = Arrived { envelope, meta, storage, staged };
         self.events
             .send(Event::SnapshotArrived(Box::new(arrived)))
             .map_err(|_| IncomingError::Stopped)?;

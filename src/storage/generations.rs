@@ -49,7 +49,7 @@ pub fn fresh<D: Disk>(disk: &D, dir: &Path) -> io::Result<PathBuf> {
 }
 
 /// Puts a generation in force whose files are durable. From here on a restart finds it. The old one
-/// stays on disk until [`remove_others`].
+/// stays on disk until somebody removes it.
 pub fn switch<D: Disk>(disk: &D, dir: &Path, to: &Path) -> io::Result<()> {
     let number = to.file_name().and_then(|name| parse_name(name.to_str()?));
     let number = number.ok_or_else(|| io::Error::other("not the directory of a generation"))?;
@@ -63,8 +63,9 @@ pub fn switch<D: Disk>(disk: &D, dir: &Path, to: &Path) -> io::Result<()> {
     disk.sync_dir(dir)
 }
 
-/// Deletes every generation that is not in force, unless none is. Their environments must be closed.
-pub fn remove_others<D: Disk>(disk: &D, dir: &Path) -> io::Result<()> {
+/// Deletes every generation that is not in force, unless none is. No environment may be open, and none be
+/// arriving.
+fn remove_others<D: Disk>(disk: &D, dir: &Path) -> io::Result<()> {
     let Some(current) = read_current(disk, dir)? else { return Ok(()) };
     for number in list(disk, dir)?.into_iter().filter(|&number| number != current) {
         disk.remove_dir_all(&path(dir, number))?;

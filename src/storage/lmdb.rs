@@ -184,6 +184,11 @@ impl Lmdb {
         Ok(u64::try_from(pages).expect("page counts fit") * u64::from(main.page_size))
     }
 
+    /// Returns the directory.
+    pub(super) fn dir(&self) -> &Path {
+        self.env.path()
+    }
+
     /// Returns the size of the data file.
     pub(super) fn file_bytes(&self) -> Result<u64, StorageError> {
         Ok(self.env.real_disk_size()?)

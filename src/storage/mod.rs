@@ -417,6 +417,11 @@ impl Storage {
         self.shared.poisoned.get().map(String::as_str)
     }
 
+    /// Returns the directory of the environment.
+    pub fn dir(&self) -> PathBuf {
+        self.shared.read().lmdb.dir().to_owned()
+    }
+
     /// Gives this handle up and returns a way to wait until the environment is closed, which one path
     /// needs before it can be opened again.
     pub fn close(self) -> Closing {

@@ -10,25 +10,29 @@
 //!
 //! Invariants:
 //! - [`send`](Transport::send) never waits: a full queue loses the message and says so to the inbox;
-//! - nothing of a stream is read before its hello was admitted ([`Inbox::admit`]);
+//! - nothing of a stream is read before its hello was admitted ([`Inbox::admit`]), and it is asked again when
+//!   the members have changed;
 //! - a broken stream is reported to the inbox once, by each side that had it;
 //! - messages that were queued for a lost connection are dropped, not sent on the next one: Raft has
 //!   moved on, and a proposal must not be delivered twice.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::chunks::encode_chunk;
-use super::{Hello, Inbox, PeerAddress, Transport, codec};
+use super::{Hello, Inbox, PeerAddress, REMOVED, Transport, codec};
 use crate::config::Url;
 use crate::machine::snapshot::Chunk;
+use crate::metrics::{Metrics, PeerFigures};
 use crate::net::tls::ClientTls;
 use crate::net::{Channel, ChannelOptions};
 use crate::proto::internal as wire;
@@ -53,6 +57,9 @@ const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// How long a call to another member may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often the way to a peer and back is timed.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
 /// How many bytes one message of the protocol may have: an append's entries, with room.
 pub(crate) const PEER_MESSAGE_BYTES_MAX: usize = 512 << 20;
 
@@ -66,6 +73,9 @@ struct Inner<R: Runtime> {
     runtime: R,
     own: Hello,
     tls: Option<Arc<ClientTls>>,
+    metrics: Arc<Metrics>,
+    /// How often it was said who may be sent to: whoever was admitted before may not be any more.
+    changes: AtomicU64,
     inbox: Arc<dyn Inbox>,
     peers: Mutex<BTreeMap<NodeId, Peer<R>>>,
     /// Members that introduced themselves and are in no configuration that is known here yet.
@@ -76,6 +86,7 @@ struct Peer<R: Runtime> {
     address: PeerAddress,
     queue: mpsc::Sender<Envelope>,
     link: Arc<Mutex<Link<R>>>,
+    figures: Arc<PeerFigures>,
     task: TaskHandle,
 }
 
@@ -97,9 +108,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<R: Runtime> GrpcTransport<R> {
     /// Makes a transport without peers.
-    pub fn new(runtime: R, own: Hello, tls: Option<Arc<ClientTls>>, inbox: Arc<dyn Inbox>) -> Self {
+    pub fn new(
+        runtime: R,
+        own: Hello,
+        tls: Option<Arc<ClientTls>>,
+        metrics: Arc<Metrics>,
+        inbox: Arc<dyn Inbox>,
+    ) -> Self {
         let (peers, introduced) = (Mutex::new(BTreeMap::new()), Mutex::new(BTreeMap::new()));
-        Self { inner: Arc::new(Inner { runtime, own, tls, inbox, peers, introduced }) }
+        Self {
+            inner: Arc::new(Inner {
+                runtime,
+                own,
+                tls,
+                metrics,
+                changes: AtomicU64::new(0),
+                inbox,
+                peers,
+                introduced,
+            }),
+        }
     }
 
     /// Takes the address of a member that was admitted, if it is not known. A member that joins has an
@@ -117,15 +145,17 @@ impl<R: Runtime> GrpcTransport<R> {
     fn start_peer(&self, id: NodeId, address: PeerAddress) -> Peer<R> {
         let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let link = Arc::new(Mutex::new(Link { since: None, channel: None }));
+        let figures = self.inner.metrics.peer(id);
         let dialer = Dialer {
             inner: self.inner.clone(),
             id,
             urls: address.urls.clone(),
             link: link.clone(),
+            figures: figures.clone(),
             messages,
         };
         let task = self.inner.runtime.spawn(Lane::Serve, "peer", dialer.run());
-        Peer { address, queue, link, task }
+        Peer { address, queue, link, figures, task }
     }
 
     /// Returns a client for calls to a peer that is connected at the moment.
@@ -200,15 +230,19 @@ impl<R: Runtime> Transport for GrpcTransport<R> {
     fn send(&self, messages: Vec<Envelope>) {
         let peers = lock(&self.inner.peers);
         for message in messages {
-            let to = message.to;
-            let sent = peers.get(&to).map(|peer| peer.queue.try_send(message));
+            let (to, peer) = (message.to, peers.get(&message.to));
+            let sent = peer.map(|peer| peer.queue.try_send(message));
             if !matches!(sent, Some(Ok(()))) {
+                if let Some(peer) = peer {
+                    peer.figures.sent_failures.inc();
+                }
                 self.inner.inbox.unreachable(to);
             }
         }
     }
 
     fn set_peers(&self, mut addresses: BTreeMap<NodeId, PeerAddress>) {
+        self.inner.changes.fetch_add(1, Ordering::Relaxed);
         let mut introduced = lock(&self.inner.introduced);
         introduced.retain(|id, _| !addresses.contains_key(id));
         addresses.extend(introduced.iter().map(|(id, address)| (*id, address.clone())));
@@ -226,6 +260,7 @@ impl<R: Runtime> Transport for GrpcTransport<R> {
         mut chunks: mpsc::Receiver<Chunk>,
     ) -> impl Future<Output = bool> + Send + 'static {
         let client = self.client(envelope.to);
+        let figures = self.inner.metrics.peer(envelope.to);
         async move {
             let Some(mut client) = client else { return false };
             let (pieces, stream) = mpsc::channel(2);
@@ -238,9 +273,14 @@ impl<R: Runtime> Transport for GrpcTransport<R> {
                 drop(pieces);
             };
             let answer = tokio::join!(biased; client.install_snapshot(Batches(stream)), feed).0;
+            let [taken, refused] = &figures.snapshots;
             match answer {
-                Ok(_) => true,
+                Ok(_) => {
+                    taken.inc();
+                    true
+                }
                 Err(status) => {
+                    refused.inc();
                     warn!(peer = hex(envelope.to), error = status.message(), "snapshot refused");
                     false
                 }
@@ -260,6 +300,7 @@ struct Dialer<R: Runtime> {
     id: NodeId,
     urls: Vec<String>,
     link: Arc<Mutex<Link<R>>>,
+    figures: Arc<PeerFigures>,
     messages: mpsc::Receiver<Envelope>,
 }
 
@@ -272,6 +313,7 @@ impl<R: Runtime> Dialer<R> {
             match self.exchange(&url).await {
                 Ok(()) => {
                     pause = REDIAL.0;
+                    self.figures.disconnected.inc();
                     self.inner.inbox.connection_lost(self.id);
                 }
                 Err(status) if status.code() == tonic::Code::Unavailable => {
@@ -289,6 +331,11 @@ impl<R: Runtime> Dialer<R> {
                         error = status.message(),
                         "peer refused the stream"
                     );
+                    if status.code() == tonic::Code::FailedPrecondition
+                        && status.message() == REMOVED
+                    {
+                        self.inner.inbox.removed();
+                    }
                 }
             }
             *lock(&self.link) = Link { since: None, channel: None };
@@ -314,6 +361,8 @@ impl<R: Runtime> Dialer<R> {
         info!(peer = hex(self.id), url, "established the stream to a peer");
         *lock(&self.link) = Link { since: Some(runtime.now()), channel: Some(channel) };
         let mut waiting = Vec::new();
+        let mut probing: Option<Probe> = None;
+        let mut probe_at = Box::pin(runtime.sleep(PROBE_INTERVAL));
         loop {
             tokio::select! {
                 biased;
@@ -329,12 +378,25 @@ impl<R: Runtime> Dialer<R> {
                     }
                     let messages = waiting.drain(..).map(|message| codec::encode(&message)).collect();
                     let batch = wire::PeerBatch { hello: None, messages };
+                    self.figures.sent_bytes.add_len(batch.encoded_len());
                     // A stream that takes nothing more either drains or ends; its end is seen here too.
                     tokio::select! {
                         biased;
                         sent = batches.send(batch) => if sent.is_err() { return Ok(()) },
                         _ = back.message() => return Ok(()),
                     }
+                }
+                took = async { probing.as_mut().expect("the arm's condition").await },
+                    if probing.is_some() =>
+                {
+                    if let Some(took) = took {
+                        self.figures.round_trip.observe(took);
+                    }
+                    probing = None;
+                    probe_at = Box::pin(runtime.sleep(PROBE_INTERVAL));
+                }
+                () = &mut probe_at, if probing.is_none() => {
+                    probing = Some(probe(&runtime, client.clone(), self.inner.own.cluster_id));
                 }
             }
         }
@@ -354,6 +416,23 @@ impl<R: Runtime> Dialer<R> {
             boot: own.boot,
         }
     }
+}
+
+/// A question to a peer under way, and how long its answer took, if one came.
+type Probe = Pin<Box<dyn Future<Output = Option<Duration>> + Send>>;
+
+/// Asks a peer something small over the connection that carries the messages.
+fn probe<R: Runtime>(
+    runtime: &R,
+    mut client: PeerClient<Channel<R>>,
+    cluster_id: ClusterId,
+) -> Probe {
+    let runtime = runtime.clone();
+    Box::pin(async move {
+        let began = runtime.now();
+        let request = wire::DescribeRequest { cluster_id: cluster_id.0 };
+        client.describe(request).await.ok().map(|_| runtime.now() - began)
+    })
 }
 
 fn hex(id: NodeId) -> String {
@@ -389,7 +468,7 @@ pub(crate) async fn serve_exchange<R: Runtime>(
     let hello =
         hello.ok_or_else(|| Status::invalid_argument("the stream begins without a hello"))?;
     let from = NodeId(hello.member_id);
-    inbox.admit(&Hello {
+    let hello = Hello {
         cluster_id: ClusterId(hello.cluster_id),
         member_id: from,
         to: NodeId(hello.to_member_id),
@@ -397,11 +476,14 @@ pub(crate) async fn serve_exchange<R: Runtime>(
         peer_urls: hello.peer_urls.clone(),
         store_id: hello.store_id,
         boot: hello.boot,
-    })?;
+    };
+    inbox.admit(&hello)?;
     transport.introduce(from, hello.peer_urls.clone());
+    let figures = transport.inner.metrics.peer(from);
     let (alive, back) = mpsc::channel(1);
-    let inbox = inbox.clone();
+    let (inbox, inner) = (inbox.clone(), transport.inner.clone());
     let reader: BoxFuture<()> = Box::pin(async move {
+        let mut changes = inner.changes.load(Ordering::Relaxed);
         loop {
             let batch = tokio::select! {
                 biased;
@@ -409,6 +491,13 @@ pub(crate) async fn serve_exchange<R: Runtime>(
                 batch = batches.message() => batch,
             };
             let Ok(Some(batch)) = batch else { break };
+            // NB: a member that was removed behind its back goes on speaking on the stream it has, and is
+            // answered by nobody. Only when it dials again is it told (scenario removed-while-away).
+            let now = inner.changes.load(Ordering::Relaxed);
+            if std::mem::replace(&mut changes, now) != now && inbox.admit(&hello).is_err() {
+                break;
+            }
+            figures.received_bytes.add_len(batch.encoded_len());
             let mut messages = Vec::with_capacity(batch.messages.len());
             for message in batch.messages {
                 match codec::decode(message) {

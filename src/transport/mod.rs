@@ -68,7 +68,13 @@ pub trait Inbox: Send + Sync + 'static {
 
     /// A connection from or to this peer broke.
     fn connection_lost(&self, peer: NodeId);
+
+    /// A peer refused this member's stream because it was removed from the cluster, which is for good.
+    fn removed(&self);
 }
+
+/// The words by which a removed member is refused.
+pub(crate) const REMOVED: &str = "removed member";
 
 /// Carries messages to peers. Clones share one set of connections.
 pub trait Transport: Clone + Send + Sync + 'static {

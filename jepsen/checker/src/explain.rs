@@ -97,6 +97,24 @@ const LAST_RESORT: usize = 5;
 const FIRST: [Phase; LAST_RESORT] = phases(true);
 const LAST: [Phase; LAST_RESORT] = phases(false);
 
+/// Until when each lease lives at the least: each answered grant and renewal gives it a TTL more.
+fn lives_until(ops: &Ops<'_>) -> BTreeMap<i64, u64> {
+    let mut lives = BTreeMap::new();
+    for op in &ops.all {
+        let (id, ttl) = match (op.operation, op.reply()) {
+            (_, Some(Reply::LeaseGrant(reply))) => (reply.id, reply.ttl),
+            (Operation::LeaseKeepAlive(renewal), Some(Reply::LeaseKeepAlive(reply))) => {
+                (renewal.id, reply.ttl)
+            }
+            _ => continue,
+        };
+        let ttl = u64::try_from(ttl).unwrap_or(0).saturating_mul(1_000_000_000);
+        let until: &mut u64 = lives.entry(id).or_default();
+        *until = (*until).max(op.call_time.saturating_add(ttl));
+    }
+    lives
+}
+
 /// Everything known about the gaps of a history.
 pub(crate) struct Gaps<'h> {
     /// Ascending by floor.
@@ -106,6 +124,8 @@ pub(crate) struct Gaps<'h> {
     witness: BTreeMap<i64, Witness<'h>>,
     /// Keys that ever were put with a lease.
     leased: BTreeSet<&'h Blob>,
+    /// Until when each lease lives at the least, by its grant and its renewals.
+    lives_until: BTreeMap<i64, u64>,
     /// What watches would have shown, had it happened.
     views: Vec<View<'h>>,
     outlook: Outlook<'h>,
@@ -150,6 +170,7 @@ impl<'h> Gaps<'h> {
             unknown,
             witness: BTreeMap::new(),
             leased,
+            lives_until: lives_until(ops),
             views: Vec::new(),
             outlook: Outlook::default(),
         };
@@ -345,7 +366,7 @@ impl<'h> Gaps<'h> {
         let soft = !self.views.is_empty() || witness.is_some_and(Witness::soft);
         while let Some(phase) = phases.get(cursor.phase - skipped) {
             if phase.with_events || (soft && truth.is_none()) {
-                for candidate in self.list(store, phase, revision, cursor.place) {
+                for candidate in self.list(store, ops, phase, revision, cursor.place) {
                     cursor.place += 1;
                     let Some(candidate) = candidate else { continue };
                     *budget = budget.saturating_sub(1);
@@ -370,16 +391,19 @@ impl<'h> Gaps<'h> {
     }
 
     /// The candidates of a phase from a place on, latest invocation first. `None` keeps the place of one
-    /// that cannot be: it is used, or its time does not fit.
+    /// that cannot be: it is used, or its time does not fit. Leases that should still live come last.
     fn list<'a>(
         &'a self,
         store: &Etcd,
+        ops: &Ops<'h>,
         phase: &Phase,
         revision: i64,
         place: usize,
     ) -> Box<dyn Iterator<Item = Option<Candidate>> + 'a> {
         if phase.kind == Kind::Leases {
-            let leases: Vec<i64> = store.leases_with_keys().collect();
+            let mut leases: Vec<i64> = store.leases_with_keys().collect();
+            let by = ops.first_seen(revision).map_or(u64::MAX, |seen| seen.time);
+            leases.sort_by_key(|id| self.lives_until.get(id).is_some_and(|until| *until > by));
             return Box::new(leases.into_iter().skip(place).map(|id| Some(Candidate::Lease(id))));
         }
         let before = self.unknown.partition_point(|candidate| candidate.floor < revision);

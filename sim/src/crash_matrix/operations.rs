@@ -266,8 +266,9 @@ fn install(stage: &mut Stage<'_>) -> Act {
     }
     stage.promise.stored = position.index;
     let old = said(stage.machine().install(storage))?;
+    let behind = old.dir();
     old.close().wait();
-    said(generations::remove_others(&stage.disk, &stage.places.stores))?;
+    said(stage.disk.remove_dir_all(&behind))?;
     stage.mark_installed(position)
 }
 
@@ -281,6 +282,7 @@ fn copy(stage: &mut Stage<'_>) -> Act {
         copied.close().wait();
         return Err(error);
     }
+    let behind = storage.dir();
     storage.replace_with_copy(copied).wait();
-    said(generations::remove_others(&stage.disk, &stage.places.stores))
+    said(stage.disk.remove_dir_all(&behind))
 }

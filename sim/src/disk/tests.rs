@@ -112,6 +112,13 @@ fn a_full_disk_takes_overwrites_only() {
         assert_eq!(disk.free_bytes(host.root()).unwrap(), 0);
         host.set_full(false);
         file.write_at(b"x", 4).unwrap();
+        host.set_room(Some(3));
+        file.write_at(b"0123456", 0).unwrap();
+        assert_eq!(disk.free_bytes(host.root()).unwrap(), 1, "5 bytes became 7");
+        assert!(full(file.write_at(b"xx", 7)));
+        file.write_at(b"x", 7).unwrap();
+        host.set_room(None);
+        file.write_at(b"x", 4).unwrap();
         host.fail_sync();
         assert!(file.sync_data().is_err() && file.sync_data().is_ok());
         host.fail_writes(1);

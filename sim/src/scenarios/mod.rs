@@ -7,6 +7,8 @@ mod disk_loss;
 mod durability;
 mod full_disk;
 mod leader_kill;
+mod learner;
+mod removed;
 mod snapshot;
 
 use std::sync::Arc;
@@ -40,6 +42,10 @@ pub const ALL: &[(&str, fn(&Options) -> Held)] = &[
     ("power-loss-in-every-call", durability::every_call),
     ("snapshot-under-compaction", snapshot::run),
     ("full-disk", full_disk::run),
+    ("filling-disk", full_disk::filling),
+    ("filling-disk-of-one", full_disk::filling_one_of_three),
+    ("removed-while-away", removed::run),
+    ("promoted-too-soon", learner::promoted_too_soon),
 ];
 
 /// Plays the scenario of a name, if there is one.
@@ -185,19 +191,25 @@ impl Scene {
 
     /// Puts a fresh value through a member, once; says whether it was acknowledged.
     async fn put(&mut self, name: &str, key: &str) -> bool {
+        self.put_padded(name, key, 0).await.is_ok()
+    }
+
+    /// Puts a fresh value, with so many zeros before it, through a member, once; an error says why it was not
+    /// acknowledged.
+    async fn put_padded(&mut self, name: &str, key: &str, bytes: usize) -> Result<(), String> {
         self.puts += 1;
-        let value = format!("v{}", self.puts);
+        let value = format!("{}v{}", "0".repeat(bytes), self.puts);
         let node = number(name);
         let put = Put { key: key.into(), value: value.clone().into(), ..Put::default() };
         self.history.record(1, node, What::Invoke(Operation::Put(put)));
         match self.admin.put(name, key, &value).await {
             Ok(reply) => {
                 self.history.record(1, node, What::Ok(wire::put_reply(&reply)));
-                true
+                Ok(())
             }
             Err(text) => {
-                self.history.record(1, node, What::Info(text));
-                false
+                self.history.record(1, node, What::Info(text.clone()));
+                Err(text)
             }
         }
     }

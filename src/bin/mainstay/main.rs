@@ -1,10 +1,13 @@
 //! The server binary: flags in, a member out. Everything that can be wrong is said in etcd's words and
 //! with its exit codes: 2 for a flag that cannot be read, 1 for a configuration or a start that fails.
 //!
+//! A service manager that asked for it is told when clients are served, and when the end begins.
+//!
 //! SIGTERM and SIGINT hand leadership over, finish what was begun, and then end the process by the very
 //! signal that was received, so that whoever waits for it sees how it ended.
 
 mod logging;
+mod notify;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -79,9 +82,11 @@ async fn run(runtime: Tokio, config: config::Config, sink: Arc<logging::Sink>) -
             }
         },
     };
+    notify::ready();
     tokio::select! {
         biased;
         name = &mut signal => {
+            notify::stopping();
             tracing::info!(signal = name, "received signal; shutting down");
             server.stop().await;
             End::Signal(name)

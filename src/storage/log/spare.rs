@@ -15,6 +15,14 @@ const SPARES_MAX: usize = 2;
 
 const ZEROS: usize = 1 << 20;
 
+/// What a new spare leaves free on the disk: on one that is nearly full, room is for entries and for the
+/// store, and not for zeros.
+const LEAVES_FREE: u64 = 64 << 20;
+
+/// How many times a spare is not asked for again after one that could not be made. It is asked for after
+/// each batch.
+const ATTEMPTS_PASSED_OVER: u32 = 1000;
+
 /// The spares of one log, shared with the jobs that make them.
 #[derive(Clone)]
 pub(super) struct Spares {
@@ -25,6 +33,8 @@ struct Pool {
     ready: Vec<PathBuf>,
     /// Whether a job is under way.
     making: bool,
+    /// How many more times nobody tries.
+    passed_over: u32,
     next: u64,
 }
 
@@ -32,7 +42,7 @@ impl Spares {
     /// Takes over what an earlier run left in the directory: spares of the right size are kept, files
     /// that were being filled are removed.
     pub(super) fn adopt<D: Disk>(disk: &D, dir: &Path, bytes: u64) -> Result<Self, LogError> {
-        let mut pool = Pool { ready: Vec::new(), making: false, next: 1 };
+        let mut pool = Pool { ready: Vec::new(), making: false, passed_over: 0, next: 1 };
         for name in disk.list(dir).at(dir)? {
             let path = dir.join(&name);
             if let Some(n) = name.strip_prefix("spare.").and_then(|n| n.parse::<u64>().ok()) {
@@ -96,6 +106,10 @@ impl Spares {
         if pool.making || !pool.ready.is_empty() {
             return None;
         }
+        if pool.passed_over > 0 {
+            pool.passed_over -= 1;
+            return None;
+        }
         pool.making = true;
         pool.next += 1;
         let n = pool.next - 1;
@@ -116,9 +130,26 @@ pub struct SpareJob<D: Disk> {
 }
 
 impl<D: Disk> SpareJob<D> {
-    /// Does it. An error is no harm to the log, which goes on without the spare.
-    pub fn run(self) -> Result<(), LogError> {
+    /// Does it, if there is room for it; says whether. An error is no harm to the log, which goes on
+    /// without the spare, and leaves nothing behind: half a spare would take the room of what is needed.
+    pub fn run(self) -> Result<bool, LogError> {
         let path = self.dir.join(format!("new.{}", self.n));
+        let made = self.make(&path);
+        if !matches!(made, Ok(true)) {
+            self.spares.pool().passed_over = ATTEMPTS_PASSED_OVER;
+        }
+        if made.is_err() && self.disk.exists(&path) {
+            // The next start removes what cannot be removed now.
+            let _ = self.disk.remove_file(&path);
+        }
+        made
+    }
+
+    fn make(&self, path: &Path) -> Result<bool, LogError> {
+        if self.disk.free_bytes(&self.dir).at(&self.dir)? < self.bytes + LEAVES_FREE {
+            return Ok(false);
+        }
+        let path = path.to_path_buf();
         let file = self.disk.open(&path, OpenHow::Create).at(&path)?;
         let zeros = vec![0; ZEROS];
         let mut offset = 0;
@@ -132,7 +163,7 @@ impl<D: Disk> SpareJob<D> {
         self.disk.rename(&path, &spare).at(&path)?;
         self.disk.sync_dir(&self.dir).at(&self.dir)?;
         self.spares.pool().ready.push(spare);
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -27,6 +27,8 @@ struct World {
     fuse: Option<u32>,
     /// How many of them there were.
     operations: u32,
+    /// The bytes by which files may still grow, and how many the disk says are free.
+    room: Option<(usize, u64)>,
 }
 
 /// Files by path; directories are listed with [`DIR`].
@@ -80,6 +82,12 @@ impl MemDisk {
     /// Lets the power go after so many more operations.
     pub(crate) fn set_fuse(&self, fuse: Option<u32>) {
         self.world().fuse = fuse;
+    }
+
+    /// Limits the growth of files, and what the disk says is free, which may be more (a file system's
+    /// quota is like that).
+    pub(crate) fn set_room(&self, bytes: usize, told: u64) {
+        self.world().room = Some((bytes, told));
     }
 
     /// Returns the number of operations so far.
@@ -328,7 +336,7 @@ impl Disk for MemDisk {
     }
 
     fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
-        Ok(u64::MAX)
+        Ok(self.world().room.map_or(u64::MAX, |(_, told)| told))
     }
 }
 
@@ -350,7 +358,12 @@ impl DiskFile for MemFile {
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let mut world = self.disk.world();
         world.operate()?;
-        world.inodes[self.inode].write(buf, usize::try_from(offset).expect("small"));
+        let offset = usize::try_from(offset).expect("small");
+        let growth = (offset + buf.len()).saturating_sub(world.inodes[self.inode].current.len());
+        if let Some((room, _)) = &mut world.room {
+            *room = room.checked_sub(growth).ok_or(io::ErrorKind::StorageFull)?;
+        }
+        world.inodes[self.inode].write(buf, offset);
         Ok(())
     }
 

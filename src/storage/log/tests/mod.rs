@@ -195,7 +195,7 @@ impl Session {
             15 => self.log().seal(),
             16 if last > marked => self.trim(marked + 1 + dice.roll(last - marked)),
             17 => match self.log().spare_job() {
-                Some(job) => job.run(),
+                Some(job) => job.run().map(drop),
                 None => Ok(()),
             },
             18 => self.restart(dice.roll(2) == 0),
@@ -328,4 +328,31 @@ fn nothing_is_written_after_a_failed_sync() {
 fn a_gap_between_entries_is_refused() {
     let mut s = Session::create(&MemDisk::default(), OPTIONS).expect("created");
     let _ = s.append(&[entry(1, 1, 5), entry(3, 1, 5)]);
+}
+
+#[test]
+fn a_spare_takes_no_room_that_is_needed() {
+    let names = |disk: &MemDisk| disk.list(dir()).expect("listed");
+    let disk = MemDisk::default();
+    let mut s = Session::create(&disk, OPTIONS).expect("created");
+    let before = names(&disk);
+    disk.set_room(usize::MAX, (64 << 20) + OPTIONS.segment_bytes - 1);
+    let job = s.log().spare_job().expect("there is none");
+    assert!(!job.run().expect("it only looks"), "too little would be left");
+    assert_eq!(names(&disk), before);
+    // It is asked for after each batch: for a while nobody tries again.
+    assert!((0..1000).all(|_| s.log().spare_job().is_none()));
+    // Half a spare, for want of room that the disk says there is, does not stay.
+    disk.set_room(1000, u64::MAX);
+    let job = s.log().spare_job().expect("the while is over");
+    assert!(matches!(job.run(), Err(LogError::Io { .. })));
+    assert_eq!(names(&disk), before);
+    assert!(s.log().spare_job().is_none());
+    // The log goes on without, and with one when there is room again.
+    disk.set_room(usize::MAX, u64::MAX);
+    s.append(&[entry(1, 1, 100)]).expect("pending");
+    s.sync().expect("synced");
+    let job = (0..1000).find_map(|_| s.log().spare_job()).expect("in the end");
+    assert!(job.run().expect("there is room"));
+    assert_eq!(names(&disk).len(), before.len() + 1);
 }
