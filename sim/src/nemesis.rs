@@ -38,7 +38,7 @@ pub struct Nemesis {
     fired: Mutex<Fired>,
     /// Until when a slot's process may end by itself, because its disk was made to fail.
     excused: Mutex<BTreeMap<usize, Duration>>,
-    /// Slots whose member was removed: its process may end for that reason, or refuse to start.
+    /// Slots whose member was removed, or is joining: its process may end for that reason, or refuse to start.
     removed: Mutex<BTreeSet<usize>>,
     /// Crashes planted and not yet seen.
     planted: Mutex<BTreeMap<usize, Fault>>,
@@ -703,6 +703,8 @@ impl Strike {
     async fn join(&mut self, i: usize, others: &[String]) {
         let name = self.world().slots[i].name.clone();
         let url = format!("http://{name}:2380");
+        // Until it serves it may refuse to start: whom it asks may be down, or not know of it yet.
+        lock(&self.nemesis.removed).insert(i);
         let learner = self.rng.below(2) == 0;
         let listed = self.change(others, async |admin, member| {
             // An attempt whose answer got lost may have worked: look before trying again.
@@ -734,7 +736,6 @@ impl Strike {
             });
             promoted.await;
         }
-        // Until then it may refuse to start: whom it asks may not know of it yet.
         let until = self.world().time.elapsed() + CHANGE_LIMIT;
         while self.world().phase(i) != Phase::Serving && self.world().time.elapsed() < until {
             sleep(Duration::from_millis(50)).await;

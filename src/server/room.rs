@@ -188,10 +188,8 @@ pub(crate) async fn watch<R: Runtime>(
         let pause = runtime.sleep(INTERVAL);
         tokio::select! {
             biased;
-            stopped = status.wait_for(|status| status.stopped.is_some()) => {
-                let _ = stopped;
-                return;
-            }
+            // That the driver is gone is as good as its word that it stopped.
+            _ = status.wait_for(|status| status.stopped.is_some()) => return,
             () = room.look.notified() => {}
             () = pause => {}
         }
