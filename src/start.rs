@@ -18,12 +18,11 @@ use tonic::Status;
 use tracing::{info, warn};
 
 use crate::api::{Api, METHODS};
-use crate::cluster::{Member, Version, alarms};
+use crate::cluster::{Version, alarms};
 use crate::command::{Op, Refusal};
-use crate::config::{ClusterState, Config, TlsSettings, TlsVersion, Url, texts};
+use crate::config::{Config, TlsSettings, TlsVersion, Url, texts};
 use crate::http;
 use crate::lease::ClockOptions;
-use crate::machine::bootstrap_entries;
 use crate::metrics::Metrics;
 use crate::net::grpc::{Grpc, Split};
 use crate::net::tls::{
@@ -33,16 +32,20 @@ use crate::net::{Endpoint, Options, Security, Serving, serve};
 use crate::proto::etcdserverpb as pb;
 use crate::raft;
 use crate::runtime::{Address, Instant, Lane, Listener, Process, Runtime, latest};
-use crate::server::bootstrap::{self, BootError, Booted, Founding, Places};
+use crate::server::bootstrap::{self, BootError, Booted, Places};
 use crate::server::{
     BoxFuture, Clock, Driver, Event, Handle, Limits, NodeStatus, PeerCalls, Room, ServeError,
     Settings, Shared, StopReason, room,
 };
 use crate::storage::log::LogOptions;
-use crate::transport::grpc::{GrpcTransport, describe};
+use crate::transport::grpc::GrpcTransport;
 use crate::transport::{Hello, Inbox, REMOVED, Transport};
 use crate::types::{ClusterId, LeaseId, NodeId, Revision};
 use crate::watch::{Hub, HubOptions, catch_up};
+
+use self::founding::founding;
+
+mod founding;
 
 /// How long running requests may take to end at a stop.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -451,119 +454,6 @@ async fn boot<R: Runtime>(
     let given = texts(&config.initial_advertise_peer_urls);
     bootstrap::check_owner(places, &membership, booted.id, (&config.name, &given))?;
     Ok(booted)
-}
-
-/// Decides who a member without a disk is: a founder, or one that joins.
-async fn founding<R: Runtime>(
-    config: &Config,
-    runtime: &R,
-    tls: &Certificates,
-) -> Result<Founding, StartError> {
-    config.check_bootstrap(&BTreeMap::new()).map_err(StartError::Bootstrap)?;
-    let (ids, _) = config.initial_ids();
-    let founders: Vec<Member> = config
-        .initial_cluster
-        .iter()
-        .zip(&ids)
-        .map(|((name, urls), id)| Member { name: name.clone(), ..Member::new(*id, texts(urls)) })
-        .collect();
-    let own = founders.iter().find(|member| member.name == config.name).map(|member| member.id);
-    let own = own.expect("the check found this member among the founders");
-    let others = || founders.iter().filter(|member| member.id != own);
-    match config.initial_cluster_state {
-        ClusterState::New => {
-            if let Some((_, members)) = &ask_others(runtime, tls, others(), |_| Ok(())).await?
-                && members.iter().any(|member| member.id == own && !member.client_urls.is_empty())
-            {
-                return Err(StartError::Bootstrap(format!(
-                    "member {:x} has already been bootstrapped",
-                    own.0
-                )));
-            }
-            let named: Vec<(String, Vec<String>)> =
-                founders.into_iter().map(|member| (member.name, member.peer_urls)).collect();
-            let token = &config.initial_cluster_token;
-            let (cluster_id, _, entries) =
-                bootstrap_entries(&named, token).map_err(StartError::Bootstrap)?;
-            Ok(Founding { id: own, cluster_id, entries })
-        }
-        ClusterState::Existing => {
-            let suits = |members: &[Member]| suits(config, members);
-            let Some((cluster_id, members)) = ask_others(runtime, tls, others(), suits).await?
-            else {
-                return Err(StartError::Bootstrap(
-                    "cannot fetch cluster info from peer urls: could not retrieve cluster \
-                     information from the given URLs"
-                        .to_owned(),
-                ));
-            };
-            let urls = texts(config.initial_self().unwrap_or_default());
-            let id = bootstrap::find_self(&members, &urls).expect("it was found a moment ago");
-            let me = members.iter().find(|member| member.id == id);
-            if me.is_some_and(|member| !member.client_urls.is_empty()) {
-                return Err(StartError::Bootstrap(format!(
-                    "member {:x} has already been bootstrapped",
-                    id.0
-                )));
-            }
-            Ok(Founding { id, cluster_id, entries: Vec::new() })
-        }
-    }
-}
-
-/// Says whether the members that a cluster has are those of the command line.
-fn suits(config: &Config, members: &[Member]) -> Result<(), String> {
-    if members.len() != config.initial_cluster.len() {
-        return Err("error validating peerURLs: member count is unequal".to_owned());
-    }
-    for (_, urls) in &config.initial_cluster {
-        if bootstrap::find_self(members, &texts(urls)).is_none() {
-            return Err(format!(
-                "error validating peerURLs: PeerURLs: no match found for existing member ({})",
-                texts(urls).join(",")
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Asks the other members who is in the cluster; the first answer that suits counts.
-///
-/// A member that lags does not know yet that this one was added, so an answer that does not suit is the
-/// outcome only when no other member gives a better one (etcd takes the first answer, whosever it is).
-async fn ask_others<'m, R: Runtime>(
-    runtime: &R,
-    tls: &Certificates,
-    others: impl Iterator<Item = &'m Member>,
-    suits: impl Fn(&[Member]) -> Result<(), String>,
-) -> Result<Option<(ClusterId, Vec<Member>)>, StartError> {
-    let mut unsuited = None;
-    for url in others.flat_map(|member| &member.peer_urls) {
-        match describe(runtime, url, tls.dial.as_ref(), None).await {
-            Ok(found) => {
-                let members = found.members.into_iter().map(|member| Member {
-                    id: NodeId(member.id),
-                    peer_urls: member.peer_urls,
-                    learner: member.is_learner,
-                    name: member.name,
-                    client_urls: member.client_urls,
-                });
-                let members: Vec<Member> = members.collect();
-                match suits(&members) {
-                    Ok(()) => return Ok(Some((ClusterId(found.cluster_id), members))),
-                    Err(why) => unsuited = Some(why),
-                }
-            }
-            Err(status) => {
-                tracing::debug!(
-                    url,
-                    error = status.message(),
-                    "no cluster information from a peer"
-                );
-            }
-        }
-    }
-    unsuited.map_or(Ok(None), |why| Err(StartError::Bootstrap(why)))
 }
 
 /// What [`assemble`] made, beside the driver.
