@@ -178,7 +178,7 @@ impl<'h> Gaps<'h> {
             gaps.collect_witnesses(records, states, is_gap);
             gaps.collect_sightings(ops);
             gaps.views = views(records);
-            gaps.outlook = Outlook::new(ops, &gaps.unknown);
+            gaps.outlook = Outlook::new(ops, &gaps.unknown, &gaps.leased, states);
         }
         gaps
     }

@@ -6,13 +6,16 @@
 //! without which a sight can't be explained is tried first. All of it only steers the search in
 //! linear.rs; the replay itself has the last word.
 //!
-//! Only keys that an operation of unknown outcome may change are followed.
+//! The final states are sights as well, the last ones.
+//!
+//! Only keys that an operation of unknown outcome or the end of a lease may change are followed.
 
 use crate::blob::Blob;
 use crate::explain::{Unknown, puts};
 use crate::model::Etcd;
 use crate::op::*;
 use crate::ops::Ops;
+use crate::verdict::FinalState;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How a change suits what is shown later.
@@ -67,9 +70,14 @@ pub(crate) struct Outlook<'h> {
 }
 
 impl<'h> Outlook<'h> {
-    /// Collects everything shown of the keys that `unknown` operations touch.
-    pub fn new(ops: &Ops<'h>, unknown: &[Unknown]) -> Self {
-        let mut outlook = Outlook::default();
+    /// Collects everything shown of the keys that `unknown` operations touch, and of the `leased` ones.
+    pub fn new(
+        ops: &Ops<'h>,
+        unknown: &[Unknown],
+        leased: &BTreeSet<&'h Blob>,
+        states: &'h [FinalState],
+    ) -> Self {
+        let mut outlook = Outlook { singles: leased.clone(), ..Outlook::default() };
         for candidate in unknown {
             ops.all[candidate.op].operation.touches(&mut |start, end| {
                 if end.is_empty() {
@@ -95,6 +103,9 @@ impl<'h> Outlook<'h> {
         }
         for (operation, reply) in answers() {
             outlook.reply(operation, reply);
+        }
+        for state in states {
+            outlook.end(state);
         }
         for fate in outlook.fates.values_mut() {
             fate.sights.sort_unstable();
@@ -160,6 +171,17 @@ impl<'h> Outlook<'h> {
                 reply.each_kv(&mut |kv| self.sight(kv, kv.mod_revision));
             }
             _ => reply.each_kv(&mut |kv| self.sight(kv, revision - 1)),
+        }
+    }
+
+    /// Notes how a member's keys stood at the end.
+    fn end(&mut self, state: &'h FinalState) {
+        let Some(kvs) = &state.kvs else { return };
+        let present: BTreeSet<&Blob> = kvs.iter().map(|kv| &kv.key).collect();
+        kvs.iter().for_each(|kv| self.sight(kv, state.revision));
+        for key in self.singles.iter().copied().filter(|key| !present.contains(*key)) {
+            let sight = Sight { to: state.revision, from: state.revision, life: None };
+            self.fates.entry(key).or_default().sights.push(sight);
         }
     }
 

@@ -263,6 +263,32 @@ fn a_lease_that_must_still_live_is_not_blamed_for_a_gap() {
     s.assert_right();
 }
 
+/// Both leases are due, and nothing but the final state tells which of them has ended.
+#[test]
+fn a_lease_whose_key_is_there_in_the_end_is_not_blamed_for_a_gap() {
+    // Either order: whichever of the two is tried first.
+    for (kept, gone) in [(5, 7), (7, 5)] {
+        told_by_the_end_alone(kept, gone);
+    }
+}
+
+fn told_by_the_end_alone(kept: i64, gone: i64) {
+    let mut s = Story::new();
+    s.run(1, grant(kept, 2));
+    s.run(1, grant(gone, 2));
+    s.run(1, leased("kept", "1", kept));
+    s.run(1, leased("gone", "1", gone));
+    s.wait(3 * SECOND);
+    s.store.end_lease(gone);
+    s.put(1, "kept", "2");
+    s.put(1, "other", "1");
+    s.assert_right();
+    let kvs = ["kept", "other"].map(|key| s.store.get(key.as_bytes()).unwrap().clone());
+    let state = FinalState { node: 1, revision: s.store.revision(), ..FinalState::default() };
+    s.options.final_states = vec![FinalState { kvs: Some(kvs.to_vec()), ..state }];
+    s.assert_right();
+}
+
 #[test]
 fn wrong_prev_kv_is_found() {
     let mut s = Story::new();
