@@ -56,6 +56,9 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The pause before a failed question for a read index is asked again; etcd's.
 const READ_RETRY: Duration = Duration::from_millis(500);
 
+/// How long a removed member stays to say what is committed; etcd's.
+const REMOVED_LINGER: Duration = Duration::from_secs(1);
+
 pub(crate) struct Driver<R: Runtime, T: Transport> {
     pub(super) runtime: R,
     pub(super) settings: Settings,
@@ -80,6 +83,8 @@ pub(crate) struct Driver<R: Runtime, T: Transport> {
     pub(super) transfer: Option<(NodeId, Instant, oneshot::Sender<Result<(), ServeError>>)>,
     pub(super) stopping: Option<Stopping>,
     pub(super) failed: Option<StopReason>,
+    /// Set once this member is removed: when it goes.
+    removed: Option<Instant>,
 }
 
 pub(super) struct Stopping {
@@ -145,6 +150,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             transfer: None,
             stopping: None,
             failed: None,
+            removed: None,
             machine,
             settings,
         })
@@ -190,6 +196,9 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             return Some(reason);
         }
         let now = self.runtime.now();
+        if self.removed.is_some_and(|until| now >= until) {
+            return Some(StopReason::Removed);
+        }
         let leads = self.node.role() == Role::Leader;
         match &self.stopping {
             Some(stopping) if !leads || now >= stopping.deadline => Some(StopReason::Stopped),
@@ -213,7 +222,9 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
 
     fn wake_at(&self) -> Instant {
         let mut at = self.next_tick;
-        for other in [self.keeper.wake_at(), self.leases.wake_at()].into_iter().flatten() {
+        for other in
+            [self.keeper.wake_at(), self.leases.wake_at(), self.removed].into_iter().flatten()
+        {
             at = at.min(other);
         }
         at
@@ -462,9 +473,13 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         }
     }
 
+    /// NB: a leader that removes itself may be the only one to know that this is committed, and a cluster of
+    /// two needs its word for it: it stays until that is said.
     fn on_removed(&mut self) {
-        info!("this member was removed from the cluster");
-        self.failed.get_or_insert(StopReason::Removed);
+        if self.removed.is_none() {
+            info!("this member was removed from the cluster");
+            self.removed = Some(self.runtime.now() + REMOVED_LINGER);
+        }
     }
 
     /// Proposes something that no client waits for.
