@@ -34,7 +34,8 @@
 //!    their place; and by the first invariant batch *n + 1* was not written before *n* was synced.
 //! 3. A sound header here that chains to another batch than the one before it.
 //! 4. This being the first batch of a segment.
-//! 5. The commit index in the hard state, and what the store has applied ([`Recovered::must_reach`]):
+//! 5. A file that is shorter than its header says. It had that length before it had its name.
+//! 6. The commit index in the hard state, and what the store has applied ([`Recovered::must_reach`]):
 //!    both name entries that were durable here.
 //!
 //! With evidence the log refuses to open, naming segment and offset. Without, the batch is the last
@@ -43,8 +44,9 @@
 //! into a member that has to be rebuilt, with all members of a cluster losing power together; cutting
 //! is wrong only if a crash and damage meet in the last few hundred bytes. [`Log::seal`] narrows that
 //! to the time the log is busy: it writes an empty batch behind the last one, evidence by rule 2, without
-//! a sync of its own; [`Log::close`] does so with a sync, so that after an orderly end every
-//! flipped bit is found.
+//! a sync of its own; [`Log::close`] does so with a sync, and puts another at the end of the file, so that
+//! after an orderly end every flipped bit and every lost sector is found. Nothing here can tell that the
+//! last segment is gone as a whole, up to a commit index or an applied entry that was in it.
 //!
 //! **Left out.** Reading entries back (the core keeps what is above the mark), compression, encryption.
 
@@ -68,7 +70,7 @@ use crate::runtime::{Disk, DiskFile, Lock, OpenHow};
 use crate::types::{Index, LogPosition};
 use bytes::Bytes;
 use error::At;
-use record::{BATCH_HEADER, BatchHeader, SEGMENT_HEADER, SegmentHeader, TERMINATOR};
+use record::{ALIGN, BATCH_HEADER, BatchHeader, SEGMENT_HEADER, SegmentHeader, TERMINATOR};
 use recover::Tail;
 use spare::Spares;
 
@@ -356,18 +358,27 @@ impl<D: Disk> Log<D> {
         if self.records > 0 || self.current.tail + SEAL_BYTES > self.current.end {
             return Ok(());
         }
-        let mut seal = [0; BATCH_HEADER + TERMINATOR.len()];
-        let Current { seed, tail, .. } = self.current;
-        BatchHeader::fill(&mut seal[..BATCH_HEADER], seed, self.seq + 1, tail, self.chain, 0);
-        let written = self.current.file.write_at(&seal, tail).at(&self.current.path);
-        self.keep(written)
+        self.seal_at(self.current.tail)
     }
 
-    /// Seals the log durably and closes it.
+    /// Seals the log durably, with a second seal at the very end of the file: whatever befalls the sectors
+    /// where the log ends leaves that one. Then closes it.
     pub fn close(mut self) -> Result<(), LogError> {
         self.sync()?;
         self.seal()?;
+        let Current { tail, end, .. } = self.current;
+        if tail + 2 * SEAL_BYTES <= end {
+            self.seal_at((end - SEAL_BYTES) / ALIGN as u64 * ALIGN as u64)?;
+        }
         self.current.file.sync_data().at(&self.current.path)
+    }
+
+    fn seal_at(&mut self, offset: u64) -> Result<(), LogError> {
+        let mut seal = [0; BATCH_HEADER + TERMINATOR.len()];
+        let header = &mut seal[..BATCH_HEADER];
+        BatchHeader::fill(header, self.current.seed, self.seq + 1, offset, self.chain, 0);
+        let written = self.current.file.write_at(&seal, offset).at(&self.current.path);
+        self.keep(written)
     }
 
     /// Lets the log forget the entries up to `upto`, which the store holds durably: adds the mark to
@@ -506,17 +517,8 @@ fn begin_segment<D: Disk>(
     pending: &[u8],
     pending_records: u32,
 ) -> Result<Begun<D::File>, LogError> {
-    let header = SegmentHeader {
-        number: begin.number,
-        salt: begin.salt,
-        boot: begin.metadata.boot,
-        first_seq: begin.first_seq,
-        last_index: begin.head.last,
-        chain: begin.chain,
-    };
-    let (header, seed) = header.encode();
-    let mut bytes = header.to_vec();
-    bytes.resize(SEGMENT_HEADER + BATCH_HEADER, 0);
+    // The header comes last, since it tells the length, and the checksums begin from it.
+    let mut bytes = vec![0; SEGMENT_HEADER + BATCH_HEADER];
     let mut records = pending_records + 1;
     record::put_metadata(&mut bytes, &begin.metadata);
     if let Some(mark) = &begin.head.mark {
@@ -528,18 +530,33 @@ fn begin_segment<D: Disk>(
         records += 1;
     }
     bytes.extend_from_slice(&pending[BATCH_HEADER..]);
+    let tail = u64::try_from(bytes.len()).expect("fits");
+    let end = options.segment_bytes.max(tail + TERMINATOR.len() as u64);
+    let header = SegmentHeader {
+        number: begin.number,
+        salt: begin.salt,
+        boot: begin.metadata.boot,
+        first_seq: begin.first_seq,
+        last_index: begin.head.last,
+        chain: begin.chain,
+        units: u32::try_from(end / ALIGN as u64).unwrap_or(u32::MAX),
+    };
+    let (header, seed) = header.encode();
+    bytes[..SEGMENT_HEADER].copy_from_slice(&header);
     let (first, batch) = (SEGMENT_HEADER as u64, &mut bytes[SEGMENT_HEADER..]);
     let chain = BatchHeader::fill(batch, seed, begin.first_seq, first, begin.chain, records);
-    let tail = u64::try_from(bytes.len()).expect("fits");
     bytes.extend_from_slice(&TERMINATOR);
-    let end = options.segment_bytes.max(tail + TERMINATOR.len() as u64);
 
-    let (from, how) = match spares.take() {
-        Some(spare) => (spare, OpenHow::Write),
-        None => (spares.new_name(dir), OpenHow::Create),
+    let (from, fresh) = match spares.take() {
+        Some(spare) => (spare, false),
+        None => (spares.new_name(dir), true),
     };
+    let how = if fresh { OpenHow::Create } else { OpenHow::Write };
     let file = disk.open(&from, how).at(&from)?;
     file.write_at(&bytes, 0).at(&from)?;
+    if fresh {
+        file.set_len(end).at(&from)?;
+    }
     file.sync_data().at(&from)?;
     let path = segment_path(dir, begin.number);
     disk.rename(&from, &path).at(&path)?;

@@ -8,7 +8,7 @@
 //! All numbers are little-endian, everything is aligned to 8 bytes.
 //!
 //! A segment header's checksum covers its identity: number, the log's salt, the boot that wrote it,
-//! where it continues. That checksum is the *seed* of every checksum in the segment, so bytes that an
+//! where it continues, how long the file is. That checksum is the *seed* of every checksum in the segment, so bytes that an
 //! earlier use of the same file left behind do not check out. A batch header names its own offset, its
 //! number in the log, the checksum of its payload and the checksum of the header before it (the
 //! chain, which runs across segments); its own checksum covers all that.
@@ -98,6 +98,9 @@ pub(super) struct SegmentHeader {
     pub(super) last_index: Index,
     /// The checksum of the batch header before this segment.
     pub(super) chain: u32,
+    /// The length of the file, in units of [`ALIGN`] and rounded down: it never was shorter since it has
+    /// its name.
+    pub(super) units: u32,
 }
 
 /// What stands before a batch's records.
@@ -114,6 +117,11 @@ pub(super) struct BatchHeader {
 }
 
 impl SegmentHeader {
+    /// Returns the bytes that the file has at least.
+    pub(super) fn len(&self) -> u64 {
+        u64::from(self.units) * ALIGN as u64
+    }
+
     /// Returns the bytes, and the seed for everything in the segment.
     pub(super) fn encode(&self) -> ([u8; SEGMENT_HEADER], u32) {
         let mut out = [0; SEGMENT_HEADER];
@@ -125,7 +133,7 @@ impl SegmentHeader {
             self.boot,
             self.first_seq,
             self.last_index.0,
-            self.chain.into(),
+            u64::from(self.chain) | u64::from(self.units) << 32,
         ];
         for (at, number) in numbers.into_iter().enumerate() {
             out[16 + 8 * at..][..8].copy_from_slice(&number.to_le_bytes());
@@ -146,13 +154,15 @@ impl SegmentHeader {
             _ => return Err(None),
         }
         let number = |at: usize| u64_at(bytes, 16 + 8 * at);
+        let half = |at: usize| u32_at(bytes, 16 + 4 * at);
         let header = Self {
             number: number(0),
             salt: number(1),
             boot: number(2),
             first_seq: number(3),
             last_index: Index(number(4)),
-            chain: u32::try_from(number(5)).map_err(|_| None)?,
+            chain: half(10),
+            units: half(11),
         };
         Ok((header, crc))
     }
@@ -370,6 +380,7 @@ mod tests {
             first_seq: 6,
             last_index: Index(7),
             chain: 8,
+            units: 9,
         };
         let (mut bytes, seed) = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes), Ok((header, seed)));

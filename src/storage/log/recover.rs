@@ -233,6 +233,10 @@ impl<F: DiskFile> Segment<F> {
         let mut window = Window::new(file).at(&path)?;
         // A segment gets its name only after its header is durable: there is no torn header.
         match SegmentHeader::decode(window.bytes(0, SEGMENT_HEADER).at(&path)?) {
+            Ok((header, _)) if header.number == number && window.len < header.len() => {
+                let what = "the file ends here, and once was longer";
+                Err(LogError::Rot { segment: path, offset: window.len, what })
+            }
             Ok((header, seed)) if header.number == number => {
                 Ok(Self { path, window, header, seed })
             }

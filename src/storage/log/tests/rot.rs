@@ -107,6 +107,26 @@ pub(super) fn a_zeroed_sector_under_later_batches_is_refused() {
     }
 }
 
+/// Where a batch ends, the bytes alone look like an orderly end of the log.
+#[test]
+pub(super) fn a_segment_that_was_cut_off_is_refused_wherever_the_cut_is() {
+    for closed in [true, false] {
+        let disk = MemDisk::default();
+        sample(&disk, closed);
+        for path in files(&disk).iter().filter(|path| path.extension() == Some("log".as_ref())) {
+            let bytes = disk.read(path);
+            for len in 0..bytes.len() {
+                let damaged = disk.copy();
+                damaged.put(path, bytes[..len].to_vec());
+                match reopen(&damaged) {
+                    Err(LogError::Rot { segment, .. }) => assert_eq!(segment, *path, "at {len}"),
+                    other => panic!("cut at {len}: {other:?}"),
+                }
+            }
+        }
+    }
+}
+
 #[test]
 pub(super) fn a_lost_segment_is_refused() {
     let disk = MemDisk::default();
