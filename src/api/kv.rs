@@ -261,7 +261,7 @@ impl Api {
     /// full and the cluster needs this member ([`crate::server::Room`]); raises the alarm.
     pub(super) async fn within_quota(&self, bytes: u64) -> Result<(), Status> {
         let (quota, room) = (self.handle.limits().quota_bytes, self.handle.room());
-        let used = || self.handle.reader().store().storage().used_bytes();
+        let used = || self.handle.reader().store().storage().quota_bytes();
         let over = bytes > 0 && quota.is_some_and(|quota| used() + bytes >= quota);
         if bytes == 0 || !(over || room.refuses()) {
             return Ok(());

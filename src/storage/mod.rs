@@ -400,7 +400,15 @@ impl Storage {
         state.used_bytes = used_bytes;
     }
 
-    /// Returns the bytes of pages in use at the last commit: what quota is about.
+    /// Returns the bytes that count against a quota: the pages in use, and what the next commits add. Without
+    /// the latter, as much as the overlay may hold would fit beyond the quota.
+    pub fn quota_bytes(&self) -> u64 {
+        let state = self.shared.read();
+        let ahead = state.generations().map(Generation::bytes).sum::<usize>();
+        state.used_bytes + u64::try_from(ahead).expect("a size in memory fits")
+    }
+
+    /// Returns the bytes of pages in use at the last commit.
     pub fn used_bytes(&self) -> u64 {
         self.shared.read().used_bytes
     }
