@@ -18,7 +18,7 @@ use tonic::Status;
 use tracing::{info, warn};
 
 use crate::api::{Api, METHODS};
-use crate::cluster::{Version, alarms};
+use crate::cluster::Version;
 use crate::command::{Op, Refusal};
 use crate::config::{Config, TlsSettings, TlsVersion, Url, texts};
 use crate::http;
@@ -497,9 +497,9 @@ fn assemble<R: Runtime>(
     let hub = Arc::new(Mutex::new(hub));
     start_catching_up(runtime, &hub, &reader, behind);
     let (status, published) = latest::channel(NodeStatus::new(machine.applied()));
-    let alarm_is_on =
-        reader.alarms().iter().any(|alarm| alarm.kind == alarms::NOSPACE && alarm.member == id.0);
-    let room = Arc::new(Room::new(alarm_is_on));
+    let ahead = restored.entries.iter().filter(|entry| entry.index > restored.applied);
+    let alarm = room::found(id, &reader.alarms(), ahead.map(|entry| &entry.payload));
+    let room = Arc::new(Room::new(alarm));
     let limits = Limits {
         request_bytes_max: config.max_request_bytes,
         txn_ops_max: config.max_txn_ops,

@@ -60,6 +60,8 @@ else
     echo "-- a disk that is filled by somebody else, to the last byte"
     start filling --data-dir "$small/etcd" --auto-disarm-nospace=false
     same "a put" OK "$(e put b/1 kept)"
+    # A batch on its way to the store would be a write that fails, and that ends the member: see below.
+    sleep 1
     dd if=/dev/zero of="$small/ballast" bs=1M status=none 2>/dev/null
     same "nothing is free" 0 "$(free_kb)"
     sleep 1.5
@@ -82,7 +84,7 @@ else
     echo "-- a write that fails nonetheless"
     # A disk that says it has room and has none: a limit on the size of files is such a lie.
     rm -rf "$small/etcd"
-    (ulimit -f $((16 * 1024)); trap '' XFSZ; exec "$server" --name lied --data-dir "$small/etcd" --listen-client-urls "${client}" --advertise-client-urls "$client" \
+    (ulimit -f $((80 * 1024)); trap '' XFSZ; exec "$server" --name lied --data-dir "$small/etcd" --listen-client-urls "${client}" --advertise-client-urls "$client" \
         --listen-peer-urls http://127.0.0.1:"${peer##*:}" --initial-advertise-peer-urls "$peer" --initial-cluster "lied=$peer" >"$dir/lied.log" 2>&1) &
     pid=$!
     until_true 30 served lied
@@ -91,7 +93,7 @@ else
     until_true 10 eval '! alive'
     ended
     same "a failed write ends the process with" 1 "$code"
-    like "and says why" 'the member has stopped.*File too large' "$(tail -1 "$dir/lied.log")"
+    like "and says why" 'the member has stopped.*(File too large|Input/output error)' "$(tail -1 "$dir/lied.log")"
     start lied --data-dir "$small/etcd" --initial-cluster "lied=$peer"
     same "with room it starts again, with everything acknowledged" yes "$([ "$(holds c/)" -ge "$filled" ] && echo yes)"
     stop TERM
@@ -108,8 +110,7 @@ echo "-- a store at its quota"
 start quota --quota-backend-bytes $((16 << 20))
 fill q/ 40
 like "writes are refused at the quota" "$full" "$out"
-# The quota is held against the store's file, which follows the log in batches: how many fit depends on their size.
-like "after some" '^[1-3][0-9]$' "$filled"
+like "after some" '^1[5-6]$' "$filled"
 like "the alarm is on" 'alarm:NOSPACE' "$(e alarm list)"
 index() { e endpoint status -w json | sed 's/.*"raftIndex":\([0-9]*\).*/\1/'; }
 before=$(index)
@@ -202,7 +203,6 @@ refuses "a file where the log should be" 1 'Not a directory|File exists' --data-
 echo "-- damage"
 start hurt
 same "put" OK "$(e put kept yes)"
-sleep 1 # until the store has followed the log
 stop TERM
 # damaged NAME: a copy of that directory; $segment is its log, $batches where its batches begin.
 damaged() {
@@ -219,7 +219,7 @@ scribble $((batches[1] + 50)) 8
 refuses "rot in the middle of the log" 1 'the log is damaged in .*\.log at byte [0-9]+' --data-dir "$dir/middle.etcd"
 damaged half
 truncate -s "${batches[1]}" "$segment"
-refuses "half of the log cut off" 1 'the log (ends at|is damaged)|its end was lost' --data-dir "$dir/half.etcd"
+refuses "half of the log cut off" 1 'the log is damaged in .*the file ends here, and once was longer' --data-dir "$dir/half.etcd"
 damaged header
 scribble 8 8
 refuses "rot in the log's header" 1 'the log is damaged in .*\.log at byte 0' --data-dir "$dir/header.etcd"
@@ -233,7 +233,8 @@ for n in 1 2 3; do e put "kept$n" yes >/dev/null; done
 sleep 1
 stop KILL
 damaged torn
-scribble "${batches[-1]}" 30
+# The last thing in the file is the seal of the stop before.
+scribble "${batches[-2]}" 30
 start torn
 like "half a batch at the end is cut, and that is said" 'cut a torn tail off the log' "$(cat "$dir/torn.log")"
 same "and everything acknowledged is there" "$(lines kept yes kept1 yes kept2 yes kept3 yes)" "$(e get --prefix kept)"

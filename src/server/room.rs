@@ -46,9 +46,9 @@ use tokio::sync::{Notify, oneshot};
 use tracing::{error, info, warn};
 
 use super::handle::{Handle, Shared};
-use crate::cluster::alarms::NOSPACE;
-use crate::command::{AlarmAction, Op};
-use crate::raft::Role;
+use crate::cluster::alarms::{Alarm, NOSPACE};
+use crate::command::{AlarmAction, Command, Op};
+use crate::raft::{Payload, Role};
 use crate::runtime::{Disk, Runtime, Worker};
 use crate::types::NodeId;
 
@@ -89,8 +89,8 @@ pub struct Room {
 }
 
 impl Room {
-    /// Starts with the alarm as it was found: one that is on at a start was raised by an earlier life, for
-    /// a disk that may still be short.
+    /// Starts with the alarm as it was found ([`found`]): one that is on at a start was raised by an earlier
+    /// life, for a disk that may still be short.
     pub(crate) fn new(alarm_is_on: bool) -> Self {
         Self {
             free: AtomicU64::new(u64::MAX),
@@ -149,6 +149,28 @@ impl Room {
         self.left.store(i64::try_from(left).unwrap_or(i64::MAX), Ordering::Relaxed);
         short != was
     }
+}
+
+/// Tells whether the alarm of member `own` is on at a start: in the store, or in what follows it in the log.
+/// The store may stand before the entry that raised it.
+pub(crate) fn found<'a>(
+    own: NodeId,
+    on: &[Alarm],
+    ahead: impl IntoIterator<Item = &'a Payload>,
+) -> bool {
+    let stored = on.iter().any(|alarm| (alarm.kind, alarm.member) == (NOSPACE, own.0));
+    ahead.into_iter().fold(stored, |on, payload| {
+        let Payload::Command(bytes) = payload else { return on };
+        match Command::decode(bytes).map(|command| command.op) {
+            Ok(Op::Alarm { action, member, alarm: NOSPACE }) if member == own.0 => match action {
+                AlarmAction::Activate => true,
+                AlarmAction::Deactivate => false,
+                AlarmAction::Get | AlarmAction::Unknown(_) => on,
+            },
+            // NB: what is wrong with an entry is said where it is applied.
+            Ok(_) | Err(_) => on,
+        }
+    })
 }
 
 /// Where a store must be below for its alarm to be taken back.
@@ -243,11 +265,14 @@ impl Watched {
         if room.is_out() {
             return Some(());
         }
-        if refuses && !on {
+        if refuses {
+            // Also one that is on already: it stands for this disk now.
             room.raised();
+        }
+        if refuses && !on {
             set(&handle, AlarmAction::Activate, own.0).await;
         } else if on && !refuses && self.clears && room.raised.load(Ordering::Relaxed) {
-            let used = handle.reader().store().storage().used_bytes();
+            let used = handle.reader().store().storage().quota_bytes();
             let below = |quota| used < clear_below(quota);
             if handle.limits().quota_bytes.is_none_or(below)
                 && set(&handle, AlarmAction::Deactivate, own.0).await
@@ -288,7 +313,10 @@ fn needed(handle: &Handle, was: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::command::RequestId;
 
     #[test]
     fn a_disk_is_short_below_the_reserve_until_it_has_more_than_that_again() {
@@ -303,6 +331,29 @@ mod tests {
         let room = Room::new(true);
         assert!(!room.observe(AGAIN_BYTES - 1) && room.is_short());
         assert!(room.observe(AGAIN_BYTES) && !room.is_short());
+    }
+
+    #[test]
+    fn an_alarm_that_the_store_does_not_hold_yet_is_found_in_the_log() {
+        let entry = |action, member, alarm| {
+            let op = Op::Alarm { action, member, alarm };
+            let (id, user) = (RequestId(1), String::new());
+            Payload::Command(Command { id, user, auth_revision: 0, op }.encode())
+        };
+        let raised = entry(AlarmAction::Activate, 7, NOSPACE);
+        let cleared = entry(AlarmAction::Deactivate, 7, NOSPACE);
+        let others = [
+            Payload::Empty,
+            Payload::Command(Bytes::from_static(b"none")),
+            entry(AlarmAction::Activate, 8, NOSPACE),
+            entry(AlarmAction::Activate, 7, NOSPACE + 1),
+            entry(AlarmAction::Get, 7, NOSPACE),
+        ];
+        let (own, on) = (NodeId(7), [Alarm { kind: NOSPACE, member: 7 }]);
+        assert!(!found(own, &[], &others) && found(own, &on, &others));
+        assert!(found(own, &[], others.iter().chain([&raised]).chain(&others)));
+        assert!(!found(own, &[], [&raised, &cleared]) && !found(own, &on, [&cleared]));
+        assert!(found(own, &on, [&cleared, &raised]));
     }
 
     #[test]
