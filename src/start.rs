@@ -524,6 +524,7 @@ fn assemble<R: Runtime>(
             proposals_max: PROPOSALS_MAX,
             election_ticks: config.election_ticks(),
             pre_vote: config.pre_vote,
+            hasty_start: config.initial_election_tick_advance,
             scrub_rows: config.compaction_batch_limit,
             scrub_pause: config.compaction_sleep_interval,
             boot,

@@ -17,6 +17,10 @@ pub struct Config {
     /// Whether the node asks before it campaigns. Without, a node that lost touch moves the term, and
     /// unseats a healthy leader when it comes back.
     pub pre_vote: bool,
+    /// Whether the first wait after a start is shortened (etcd's `--initial-election-tick-advance`): the
+    /// only voter stands at its first tick, others after two at the earliest. Where nobody is asked before a
+    /// campaign (`pre_vote`), others wait as ever: haste would unseat a leader that was not heard yet.
+    pub hasty_start: bool,
     /// The most one append carries; a single larger entry still goes.
     pub append_bytes_max: u64,
     /// The most appends on their way to one peer.
@@ -39,6 +43,7 @@ impl Config {
             election_ticks: 10,
             heartbeat_ticks: 1,
             pre_vote: true,
+            hasty_start: false,
             append_bytes_max: 1 << 20,
             inflight_max: 256,
             inflight_bytes_max: 16 << 20,

@@ -134,6 +134,9 @@ impl Node {
             told,
         };
         node.draw_timeout();
+        if node.config.hasty_start {
+            node.hasten_first_election();
+        }
         Ok(node)
     }
 

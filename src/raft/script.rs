@@ -87,6 +87,7 @@ impl Stage {
         let get = |name: &str| self.config.get(name).copied();
         config.election_ticks = get("election").map_or(10, |n| u32::try_from(n).unwrap());
         config.pre_vote = get("prevote") != Some(0);
+        config.hasty_start = get("hasty") == Some(1);
         config.append_bytes_max = get("append").unwrap_or(config.append_bytes_max);
         config.inflight_max = get("inflight").map_or(256, |n| usize::try_from(n).unwrap());
         config.uncommitted_bytes_max = get("uncommitted").unwrap_or(config.uncommitted_bytes_max);

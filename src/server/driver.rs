@@ -109,6 +109,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         let config = raft::Config {
             election_ticks: settings.election_ticks,
             pre_vote: settings.pre_vote,
+            hasty_start: settings.hasty_start,
             ..raft::Config::new(settings.id)
         };
         let node = raft::Node::new(config, restored)?;

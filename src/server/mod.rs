@@ -73,6 +73,8 @@ pub(crate) struct Settings {
     pub(crate) election_ticks: u32,
     /// Whether this member asks before it campaigns.
     pub(crate) pre_vote: bool,
+    /// Whether the first wait for an election is shortened.
+    pub(crate) hasty_start: bool,
     /// How many rows one step of physical compaction reads.
     pub(crate) scrub_rows: usize,
     /// The pause between two steps.

@@ -52,6 +52,8 @@ pub struct Plan {
     pub heartbeat_ticks: u32,
     /// `Config::pre_vote`.
     pub pre_vote: bool,
+    /// `Config::hasty_start`.
+    pub hasty_start: bool,
     /// `Config::append_bytes_max`.
     pub append_bytes_max: u64,
     /// `Config::inflight_max`.
@@ -250,6 +252,7 @@ impl Plan {
             lazy,
             torn,
             ambush,
+            hasty_start: rng.chance(500_000),
         }
     }
 
@@ -276,6 +279,7 @@ impl Plan {
             election_ticks: 10,
             heartbeat_ticks: 1,
             pre_vote: true,
+            hasty_start: true,
             append_bytes_max: 1 << 20,
             inflight_max: 64,
             inflight_bytes_max: 1 << 20,

@@ -356,6 +356,7 @@ impl<'a> World<'a> {
             election_ticks: self.plan.election_ticks,
             heartbeat_ticks: self.plan.heartbeat_ticks,
             pre_vote: self.plan.pre_vote,
+            hasty_start: self.plan.hasty_start,
             append_bytes_max: self.plan.append_bytes_max,
             inflight_max: self.plan.inflight_max,
             inflight_bytes_max: self.plan.inflight_bytes_max,

@@ -104,6 +104,15 @@ impl Node {
         self.timeout = self.config.election_ticks + drawn;
     }
 
+    pub(super) fn hasten_first_election(&mut self) {
+        let alone = self.conf.voters.iter().eq([&self.config.id]);
+        if alone && self.conf.voters_outgoing.is_empty() {
+            self.elapsed = self.timeout;
+        } else if self.config.pre_vote {
+            self.elapsed = self.config.election_ticks.saturating_sub(2);
+        }
+    }
+
     /// Tells whether the node has heard its leader so recently that it refuses to elect another.
     fn is_shielding(&self) -> bool {
         if crate::mutant!("R25") {
