@@ -24,7 +24,7 @@ pub(super) const ALIGN: usize = 8;
 pub(super) const TERMINATOR: [u8; 8] = [0; 8];
 
 const SEGMENT_MAGIC: [u8; 8] = *b"MAINSLOG";
-const BATCH_MAGIC: [u8; 4] = *b"MLB1";
+pub(super) const BATCH_MAGIC: [u8; 4] = *b"MLB1";
 
 /// The format version this program writes, and the only one it reads.
 pub const LOG_VERSION: u32 = 1;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::error::{At, LogError};
 use super::record::{
-    ALIGN, BATCH_HEADER, BatchHeader, HardState, LogRecord, Mark, Metadata, Record, SEGMENT_HEADER,
-    SegmentHeader, TERMINATOR, take,
+    ALIGN, BATCH_HEADER, BATCH_MAGIC, BatchHeader, HardState, LogRecord, Mark, Metadata, Record,
+    SEGMENT_HEADER, SegmentHeader, TERMINATOR, take,
 };
 use super::segment_path;
 use crate::runtime::{Disk, DiskFile, OpenHow};
@@ -339,14 +339,24 @@ impl<F: DiskFile> Segment<F> {
 
     /// Looks for any batch written after the one that is missing at `tail`.
     fn has_later_batch(&mut self, tail: &Tail) -> Result<bool, LogError> {
-        let mut offset = tail.offset;
-        while offset + BATCH_HEADER as u64 <= self.window.len {
-            if let Some(header) = self.batch_header(offset)?
-                && header.seq > tail.seq + 1
-            {
-                return Ok(true);
+        let mut from = tail.offset;
+        while from < self.window.len {
+            let bytes = self.window.bytes(from, WINDOW).at(&self.path)?;
+            let read = bytes.len() as u64;
+            let begins: Vec<u64> = (from..)
+                .step_by(BLOCK)
+                .zip(bytes.chunks(BLOCK))
+                // A segment that is new is blank behind its tail; this is the quick way over that.
+                .filter(|(_, block)| block.iter().fold(0, |any, byte| any | byte) != 0)
+                .flat_map(|(at, block)| (at..).step_by(ALIGN).zip(block.chunks(ALIGN)))
+                .filter_map(|(at, word)| word.starts_with(&BATCH_MAGIC).then_some(at))
+                .collect();
+            for at in begins {
+                if self.batch_header(at)?.is_some_and(|header| header.seq > tail.seq + 1) {
+                    return Ok(true);
+                }
             }
-            offset += ALIGN as u64;
+            from += read.max(1);
         }
         Ok(false)
     }
@@ -361,6 +371,9 @@ struct Window<F> {
 }
 
 const WINDOW: usize = 1 << 20;
+
+/// What is looked at together when a segment is searched.
+const BLOCK: usize = 4096;
 
 impl<F: DiskFile> Window<F> {
     fn new(file: F) -> std::io::Result<Self> {
