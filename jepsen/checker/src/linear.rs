@@ -198,21 +198,33 @@ impl<'h> Replay<'_, 'h> {
                 Some(&(at, number)) if at == revision => self.write(revision, number),
                 _ => self.gap(revision),
             };
-            if next == Next::Again {
-                continue;
+            if next == Next::GoOn {
+                if self.store.revision() < revision {
+                    // Nothing sensible can be said about later revisions.
+                    break;
+                }
+                if self.pass(revision) == Next::GoOn {
+                    continue;
+                }
             }
-            if self.store.revision() < revision {
-                // Nothing sensible can be said about later revisions.
-                break;
-            }
-            if self.observe(revision) == Next::GoOn
-                && self.failure.as_ref().is_some_and(|failure| failure.at <= revision)
-            {
-                // The mismatch is behind us: an explanation without it was found.
-                self.failure = None;
-                self.preferred.clear();
-            }
+            // The gap that was explained otherwise has answers, too.
+            while let Some(choice) = self.choices.last()
+                && choice.revision == self.store.revision()
+                && self.pass(choice.revision) == Next::Again
+            {}
         }
+    }
+
+    /// Checks what was answered and shown at a revision, and goes on behind it if nothing speaks against it.
+    fn pass(&mut self, revision: i64) -> Next {
+        let next = self.observe(revision);
+        if next == Next::GoOn && self.failure.as_ref().is_some_and(|failure| failure.at <= revision)
+        {
+            // The mismatch is behind us: an explanation without it was found.
+            self.failure = None;
+            self.preferred.clear();
+        }
+        next
     }
 
     /// Finds revisions that several acknowledged writes claim, also behind the end of the replay.

@@ -40,6 +40,28 @@ fn right_watches_are_accepted() {
     assert_eq!(s.verdict().stats.events, 7);
 }
 
+/// Three writes got no answer, and in which order they happened only the event of a revision shows that two
+/// could have made: going back to that one alone does not help.
+#[test]
+fn a_gap_that_is_explained_otherwise_still_has_to_fit_its_events() {
+    let mut s = Story::new();
+    s.run(1, grant(7, 60));
+    s.add(1, What::Invoke(put("j", "1")));
+    s.add(2, What::Invoke(put("k", "1")));
+    s.add(3, What::Invoke(put("k", "2")));
+    for (process, operation) in [(1, put("j", "1")), (2, put("k", "1")), (3, put("k", "2"))] {
+        s.store.step(&operation).expect("a right story");
+        s.add(process, What::Info("lost".into()));
+    }
+    s.watch(1, WatchRequest { no_put: true, start_revision: 0, ..watch_all() });
+    s.run(4, leased("k", "3", 7));
+    s.run(4, revoke(7));
+    let all = s.events_of(6..=6);
+    assert_eq!(all[0].prev_kv.as_ref().map(|kv| (kv.create_revision, kv.version)), Some((3, 3)));
+    s.deliver(1, all);
+    s.assert_right();
+}
+
 #[test]
 fn missed_event_is_found() {
     let mut s = watched(watch_all());
