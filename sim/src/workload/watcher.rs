@@ -68,6 +68,9 @@ pub struct Watcher {
 /// Streams that may break after the cluster was healed: connections of before come to their end.
 const LAST_STREAMS: u32 = 10;
 
+/// The pause between two of them.
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long nothing comes before all has come: longer than the keepalive needs to find out that the
 /// other end of a connection lost its power and has forgotten it.
 const LAST_QUIET: Duration = Duration::from_secs(18);
@@ -109,7 +112,8 @@ impl Watcher {
             }
             watches.retain(|watch| !watch.over);
             let pause = self.rng.between(1, 300);
-            sleep(Duration::from_millis(pause)).await;
+            // At the end a stream that cannot be opened yet counts, too: the client backs off for a while.
+            sleep(if stopped { LAST_PAUSE } else { Duration::from_millis(pause) }).await;
         }
         if watches.iter().any(|watch| !watch.over) {
             let text = format!("{LAST_STREAMS} streams broke after the cluster was healed");
