@@ -37,6 +37,7 @@ scenarios! {
     a_filling_disk_refuses_writes_before_one_fails = "filling-disk",
     a_filling_disk_alarms_only_where_it_is_needed = "filling-disk-of-one",
     a_member_that_was_removed_while_it_was_away_ends = "removed-while-away",
+    a_leader_that_removed_itself_answers_once_it_is_not_needed = "removed-leader-thrown-away",
     a_learner_is_not_in_sync_at_once = "promoted-too-soon",
 }
 

@@ -4,9 +4,13 @@
 //!
 //! Invariant: every waiter is answered exactly once: with the members after the change, with the
 //! machine's refusal, or at its deadline in doubt.
+//!
+//! A leader that removed itself is perhaps the only one to know that this is committed. Whoever hears its yes
+//! may throw its disk away, and what is left of a cluster of two would wait for its vote for ever. So that yes
+//! is held back until somebody else leads, or for [`Changes::release`].
 
 use super::error::ServeError;
-use super::event::MembersReply;
+use super::event::{MembersAnswer, MembersReply};
 use crate::cluster::Change;
 use crate::command::{Outcome, RequestId};
 use crate::machine::{Machine, conf_change};
@@ -26,6 +30,8 @@ struct Waiter {
 #[derive(Default)]
 pub(crate) struct Changes {
     waiting: Vec<Waiter>,
+    /// Answers that are held back.
+    held: Vec<(MembersReply, MembersAnswer)>,
 }
 
 impl Changes {
@@ -70,14 +76,37 @@ impl Changes {
         proposals
     }
 
-    /// An entry was applied; answers its waiter, if it is one of ours.
-    pub(crate) fn applied(&mut self, id: RequestId, outcome: &Outcome, machine: &Machine) {
+    /// An entry was applied; answers its waiter, if it is one of ours, now or, with `hold`, later.
+    pub(crate) fn applied(
+        &mut self,
+        id: RequestId,
+        outcome: &Outcome,
+        machine: &Machine,
+        hold: bool,
+    ) {
         let Some(at) = self.waiting.iter().position(|waiter| waiter.id.0 == id.0) else { return };
         let answer = match outcome {
             Outcome::Refused(refusal, at) => Err(ServeError::Refused(refusal.clone(), *at)),
             _ => Ok(machine.reader().members().members().cloned().collect()),
         };
-        let _ = self.waiting.remove(at).reply.send(answer);
+        let reply = self.waiting.remove(at).reply;
+        if hold {
+            self.held.push((reply, answer));
+        } else {
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Tells whether answers are held back.
+    pub(crate) fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Gives the answers that were held back.
+    pub(crate) fn release(&mut self) {
+        for (reply, answer) in self.held.drain(..) {
+            let _ = reply.send(answer);
+        }
     }
 
     /// Answers those whose time is up, in doubt.
@@ -89,8 +118,9 @@ impl Changes {
 
     /// Answers everybody: the member stops.
     pub(crate) fn stop(&mut self) {
-        for waiter in self.waiting.drain(..) {
-            let _ = waiter.reply.send(Err(ServeError::Stopped));
+        let waiting = self.waiting.drain(..).map(|waiter| waiter.reply);
+        for reply in waiting.chain(self.held.drain(..).map(|(reply, _)| reply)) {
+            let _ = reply.send(Err(ServeError::Stopped));
         }
     }
 }

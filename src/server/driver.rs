@@ -83,7 +83,7 @@ pub(crate) struct Driver<R: Runtime, T: Transport> {
     pub(super) transfer: Option<(NodeId, Instant, oneshot::Sender<Result<(), ServeError>>)>,
     pub(super) stopping: Option<Stopping>,
     pub(super) failed: Option<StopReason>,
-    /// Set once this member is removed: when it goes.
+    /// Since when this member is removed; it goes after [`REMOVED_LINGER`].
     removed: Option<Instant>,
 }
 
@@ -197,7 +197,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             return Some(reason);
         }
         let now = self.runtime.now();
-        if self.removed.is_some_and(|until| now >= until) {
+        if self.removed.is_some_and(|since| now >= since + REMOVED_LINGER) {
             return Some(StopReason::Removed);
         }
         let leads = self.node.role() == Role::Leader;
@@ -223,12 +223,20 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
 
     fn wake_at(&self) -> Instant {
         let mut at = self.next_tick;
-        for other in
-            [self.keeper.wake_at(), self.leases.wake_at(), self.removed].into_iter().flatten()
+        let goes = self.removed.map(|since| since + REMOVED_LINGER);
+        for other in [self.keeper.wake_at(), self.leases.wake_at(), goes, self.release_at()]
+            .into_iter()
+            .flatten()
         {
             at = at.min(other);
         }
         at
+    }
+
+    /// When answers about this member's own removal are given at the latest, if any are held back.
+    fn release_at(&self) -> Option<Instant> {
+        let since = self.removed.filter(|_| self.changes.holds())?;
+        Some(since + REMOVED_LINGER / 2)
     }
 
     /// Everything that is due by time, and everything the node wants.
@@ -256,6 +264,9 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             self.node.step(Input::ReadIndex(id));
         }
         self.pump();
+        if self.release_at().is_some_and(|at| now >= at || self.node.role() != Role::Leader) {
+            self.changes.release();
+        }
         for op in self.leases.poll(now) {
             self.propose_own(op);
         }
@@ -454,9 +465,11 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         if self.node.role() == Role::Leader {
             self.leases.lead_if_first(&self.machine, entries, self.node.term(), now);
         }
+        let removed = self.machine.reader().members().is_removed(self.settings.id);
+        let hold = removed && self.node.role() == Role::Leader;
         for (id, outcome) in applied.outcomes {
             self.leases.resolved(id, &outcome, now);
-            self.changes.applied(id, &outcome, &self.machine);
+            self.changes.applied(id, &outcome, &self.machine, hold);
             self.proposals.resolve(id, outcome);
         }
         if applied.membership_changed {
@@ -479,7 +492,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
     fn on_removed(&mut self) {
         if self.removed.is_none() {
             info!("this member was removed from the cluster");
-            self.removed = Some(self.runtime.now() + REMOVED_LINGER);
+            self.removed = Some(self.runtime.now());
         }
     }
 

@@ -14,7 +14,10 @@ use crate::storage::StorageError;
 use crate::types::{Index, LeaseId, LogPosition, NodeId};
 
 /// The members after a change.
-pub(crate) type MembersReply = oneshot::Sender<Result<Vec<Member>, ServeError>>;
+pub(crate) type MembersAnswer = Result<Vec<Member>, ServeError>;
+
+/// Who waits for them.
+pub(crate) type MembersReply = oneshot::Sender<MembersAnswer>;
 
 /// One thing that happened.
 pub(crate) enum Event {

@@ -9,6 +9,7 @@ mod full_disk;
 mod leader_kill;
 mod learner;
 mod removed;
+mod removed_leader;
 mod snapshot;
 
 use std::sync::Arc;
@@ -45,6 +46,7 @@ pub const ALL: &[(&str, fn(&Options) -> Held)] = &[
     ("filling-disk", full_disk::filling),
     ("filling-disk-of-one", full_disk::filling_one_of_three),
     ("removed-while-away", removed::run),
+    ("removed-leader-thrown-away", removed_leader::run),
     ("promoted-too-soon", learner::promoted_too_soon),
 ];
 
