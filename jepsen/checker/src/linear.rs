@@ -546,13 +546,17 @@ impl<'h> Replay<'_, 'h> {
     fn final_states(&mut self, states: &[FinalState]) {
         let claimed = self.writes.last().map_or(0, |(revision, _)| *revision);
         let mut found = Vec::new();
+        // Whether another explanation of the gaps may still fit a state: the search for one was cut short.
+        let open =
+            |revision| matches!(self.condemned.get(&Subject::Shown(revision)), Some((_, true)));
         for (number, state) in states.iter().enumerate() {
             let FinalState { node, revision, .. } = state;
             if *revision < claimed {
                 let (_, op) = self.writes[self.writes.len() - 1];
                 let message =
                     format!("node {node} ends at r{revision}, r{claimed} was acknowledged");
-                found.push(Violation::new("final-state", message, self.ops.all[op].evidence()));
+                let evidence = self.ops.all[op].evidence();
+                found.push((Violation::new("final-state", message, evidence), false));
             }
             if let Some(kvs) = &state.kvs
                 && *revision <= self.store.revision()
@@ -566,7 +570,8 @@ impl<'h> Replay<'_, 'h> {
                          difference (model, node): {first:?}",
                         kvs.len()
                     );
-                    found.push(Violation::new("final-state", message, Vec::new()));
+                    let violation = Violation::new("final-state", message, Vec::new());
+                    found.push((violation, open(*revision)));
                 }
             }
             for other in &states[..number] {
@@ -580,13 +585,13 @@ impl<'h> Replay<'_, 'h> {
                         "nodes {} and {node} hash to {a:08x} and {b:08x} at r{revision}",
                         other.node
                     );
-                    found.push(Violation::new("final-state", message, Vec::new()));
+                    found.push((Violation::new("final-state", message, Vec::new()), false));
                 }
             }
         }
         for (number, violation) in found.into_iter().enumerate() {
             let subject = Subject::Revision(-1 - i64::try_from(number).expect("few"));
-            self.condemned.insert(subject, (violation, false));
+            self.condemned.insert(subject, violation);
         }
     }
 }
