@@ -724,6 +724,8 @@ impl Strike {
                 Some(format!("{host}={url}"))
             })
             .collect();
+        // Somebody may have brought the process back meanwhile, as what it was: then it founded a directory.
+        self.world().wipe(i).await;
         self.world().prepare_to_join(i, cluster.join(","));
         self.world().start(i).await;
         if listed.iter().any(|m| m.id == id && m.is_learner) {
