@@ -93,7 +93,7 @@ else
     until_true 10 eval '! alive'
     ended
     same "a failed write ends the process with" 1 "$code"
-    like "and says why" 'the member has stopped.*(File too large|Input/output error)' "$(tail -1 "$dir/lied.log")"
+    like "and says why" 'the member has stopped.*the store.s file system: Input/output error' "$(tail -1 "$dir/lied.log")"
     start lied --data-dir "$small/etcd" --initial-cluster "lied=$peer"
     same "with room it starts again, with everything acknowledged" yes "$([ "$(holds c/)" -ge "$filled" ] && echo yes)"
     stop TERM

@@ -465,8 +465,9 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         if self.node.role() == Role::Leader {
             self.leases.lead_if_first(&self.machine, entries, self.node.term(), now);
         }
-        let removed = self.machine.reader().members().is_removed(self.settings.id);
-        let hold = removed && self.node.role() == Role::Leader;
+        let hold = applied.membership_changed
+            && self.node.role() == Role::Leader
+            && self.machine.reader().members().is_removed(self.settings.id);
         for (id, outcome) in applied.outcomes {
             self.leases.resolved(id, &outcome, now);
             self.changes.applied(id, &outcome, &self.machine, hold);

@@ -122,6 +122,10 @@ impl State {
     fn generations(&self) -> impl Iterator<Item = &Generation> {
         std::iter::once(&self.active).chain(self.frozen.as_deref())
     }
+
+    fn overlay_bytes(&self) -> usize {
+        self.generations().map(Generation::bytes).sum()
+    }
 }
 
 impl Storage {
@@ -271,7 +275,7 @@ impl Storage {
 
     /// Returns roughly the memory of what is not yet durable.
     pub fn overlay_bytes(&self) -> usize {
-        self.shared.read().generations().map(Generation::bytes).sum()
+        self.shared.read().overlay_bytes()
     }
 
     /// Closes the active generation and returns the job that writes it; `None` if there is nothing to
@@ -404,8 +408,7 @@ impl Storage {
     /// the latter, as much as the overlay may hold would fit beyond the quota.
     pub fn quota_bytes(&self) -> u64 {
         let state = self.shared.read();
-        let ahead = state.generations().map(Generation::bytes).sum::<usize>();
-        state.used_bytes + u64::try_from(ahead).expect("a size in memory fits")
+        state.used_bytes + u64::try_from(state.overlay_bytes()).expect("a size in memory fits")
     }
 
     /// Returns the bytes of pages in use at the last commit.

@@ -29,8 +29,7 @@ async fn lose(scene: &mut Scene, of_leader: bool) -> Act {
     for _ in 0..20 {
         must(scene.put(&others[0], "before").await, "a calm cluster takes puts")?;
     }
-    let status = scene.admin.status(&victim).await;
-    let id = status.ok().and_then(|s| s.header).map_or(0, |h| h.member_id);
+    let id = scene.id(&victim).await;
     let i = scene.at(&victim);
     scene.world.wipe(i).await;
     scene.put_until_done(&others[0], "without", Duration::from_secs(10)).await?;

@@ -1,17 +1,13 @@
 //! A learner is promoted in the moment after it was added: it is not in sync, and that is what is said.
 
-use std::time::Duration;
-
 use super::{Held, calm, must, play};
 use crate::run::Options;
-use crate::time::sleep;
 
 pub(super) fn promoted_too_soon(options: &Options) -> Held {
     play(calm(3, 12), options, async |scene| {
         scene.raise().await?;
         let leader = scene.leader().await?;
-        // A change of members asks that the others have been connected for a while.
-        sleep(Duration::from_secs(6)).await;
+        scene.settle().await;
         let added = scene.admin.member_add(&leader, "http://m4:2380", true).await;
         let id = added.as_ref().ok().and_then(|reply| reply.member.as_ref()).map_or(0, |m| m.id);
         must(id != 0, format!("adding a learner: {added:?}"))?;

@@ -191,6 +191,17 @@ impl Scene {
         Err(Violation::new("scenario", "no leader in 10 s"))
     }
 
+    /// Asks a member for its id; 0 if it does not answer.
+    async fn id(&mut self, name: &str) -> u64 {
+        let status = self.admin.status(name).await;
+        status.ok().and_then(|status| status.header).map_or(0, |header| header.member_id)
+    }
+
+    /// Waits until the members have been connected for as long as a change of members asks for.
+    async fn settle(&self) {
+        sleep(Duration::from_secs(6)).await;
+    }
+
     /// Puts a fresh value through a member, once; says whether it was acknowledged.
     async fn put(&mut self, name: &str, key: &str) -> bool {
         self.put_padded(name, key, 0).await.is_ok()

@@ -14,10 +14,8 @@ pub(super) fn run(options: &Options) -> Held {
         let victim =
             scene.names.iter().find(|name| **name != leader).cloned().expect("three members");
         let i = scene.at(&victim);
-        let status = scene.admin.status(&victim).await;
-        let id = status.ok().and_then(|s| s.header).map_or(0, |h| h.member_id);
-        // A change of members asks that the others have been connected for a while.
-        sleep(Duration::from_secs(6)).await;
+        let id = scene.id(&victim).await;
+        scene.settle().await;
         scene.world.pause(i);
         sleep(Duration::from_millis(100)).await;
         let removed = scene.admin.member_remove(&leader, id).await;

@@ -5,18 +5,15 @@ use std::time::Duration;
 
 use super::{Held, calm, must, play};
 use crate::run::Options;
-use crate::time::sleep;
 
 pub(super) fn run(options: &Options) -> Held {
     play(calm(2, 12), options, async |scene| {
         scene.raise().await?;
         let leader = scene.leader().await?;
         let other = scene.names.iter().find(|name| **name != leader).cloned().expect("two members");
-        let status = scene.admin.status(&leader).await;
-        let id = status.ok().and_then(|s| s.header).map_or(0, |h| h.member_id);
+        let id = scene.id(&leader).await;
         must(scene.put(&leader, "k").await, "a calm cluster takes puts")?;
-        // A change of members asks that the others have been connected for a while.
-        sleep(Duration::from_secs(6)).await;
+        scene.settle().await;
         let (i, j) = (scene.at(&leader), scene.at(&other));
         let host = |i: usize| scene.world.slots[i].host;
         scene.world.network.slow(host(i), host(j), Duration::from_millis(150));

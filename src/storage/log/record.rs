@@ -8,10 +8,10 @@
 //! All numbers are little-endian, everything is aligned to 8 bytes.
 //!
 //! A segment header's checksum covers its identity: number, the log's salt, the boot that wrote it,
-//! where it continues, how long the file is. That checksum is the *seed* of every checksum in the segment, so bytes that an
-//! earlier use of the same file left behind do not check out. A batch header names its own offset, its
-//! number in the log, the checksum of its payload and the checksum of the header before it (the
-//! chain, which runs across segments); its own checksum covers all that.
+//! where it continues, how long the file is. That checksum is the *seed* of every checksum in the
+//! segment, so bytes that an earlier use of the same file left behind do not check out. A batch
+//! header names its own offset, its number in the log, the checksum of its payload and the checksum of
+//! the header before it (the chain, which runs across segments); its own checksum covers all that.
 
 use bytes::Bytes;
 
