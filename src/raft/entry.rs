@@ -59,7 +59,8 @@ impl Payload {
 /// What a node must remember over a crash beside its log.
 ///
 /// `term` and `vote` are promises: an answer that rests on them leaves only after they are durable.
-/// `commit` is a hint that saves time at start; it may lag and is never written for its own sake.
+/// `commit` is a hint that saves time at start; it may lag and is never written for its own sake. What
+/// must not be forgotten of it is proven by the log (see the invariants of `Node`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
     /// The latest term the node has seen.

@@ -186,6 +186,12 @@ impl Log {
         self.conf.get(at).copied()
     }
 
+    /// Returns the last configuration entry but one: by the later one the log itself proves that it is
+    /// committed, since a leader appends no change before it has applied the one before.
+    pub(crate) fn last_conf_but_one(&self) -> Option<Index> {
+        self.conf.iter().rev().nth(1).copied()
+    }
+
     /// Returns the last configuration entry.
     pub(crate) fn last_conf(&self) -> Option<Index> {
         self.conf.back().copied()

@@ -40,6 +40,12 @@ use crate::types::{Index, LogPosition, NodeId, Term};
 ///
 /// - `applied ≤ delivered ≤ commit ≤` the log's end, and `delivered ≤ durable`: nothing is applied that
 ///   is not stable on a quorum and durable here.
+/// - Of the changes of the configuration in the log all but the last are committed *here*, whatever
+///   the disk remembers of the commit index: the node that leads proposed the last one after it had
+///   applied the others. So a node that holds a change, and by that was perhaps counted for it, stands
+///   for election in no older configuration than the one before it. A restart that went by the
+///   remembered commit index alone could elect a leader two configurations back, by a majority that
+///   need not meet the present one (script `changes_in_the_log`, storm seed 3065309).
 /// - The log's base is not beyond `applied`, and the last entry's term is not beyond `term`.
 /// - Only a leader has `peers`, exactly one for each other member; a leader leads itself, and votes in
 ///   its own configuration or is handing over.
@@ -100,7 +106,11 @@ impl Node {
         let mut rng = Random::new(seed);
         let reads = Reads::new(if crate::mutant!("E26") { 1 } else { rng.next_u64() });
         let log = Log::new(base, entries);
-        let commit = hard_state.commit.max(applied);
+        let mut commit = hard_state.commit.max(applied);
+        if !crate::mutant!("E30") {
+            // NB: what the disk remembers of the commit index lags; see the invariants.
+            commit = commit.max(log.last_conf_but_one().unwrap_or_default());
+        }
         let vote = (hard_state.term, hard_state.vote);
         let told = SoftState { term: hard_state.term, leader: None, role: Role::Follower };
         let mut node = Self {
@@ -445,6 +455,10 @@ impl Node {
                 applied <= delivered && delivered <= commit && commit <= last.index,
                 "applied {applied}, delivered {delivered}, commit {commit}, last {last}"
             );
+        }
+        if !crate::mutant!("R19") && !crate::mutant!("R20") && !crate::mutant!("E30") {
+            let proven = self.log.last_conf_but_one().unwrap_or_default();
+            assert!(proven <= self.commit, "the log proves {proven}, commit {}", self.commit);
         }
         assert!(self.log.base().index <= self.applied, "unapplied entries were trimmed");
         if self.role == Role::Leader {

@@ -607,3 +607,15 @@ fn a_torn_hand_over_lifts_the_term_to_that_of_the_log() {
     let node = Node::new(Config::new(NodeId(1)), restored).expect("nothing was promised in t4");
     assert_eq!(node.term(), term);
 }
+
+#[cfg(feature = "mutants")]
+#[test]
+fn planted_ignorance_of_what_the_log_proves_is_seen() {
+    let script = include_str!("testscripts/changes_in_the_log.txt");
+    assert_eq!(play(script), script);
+    let clean = crate::mutants::activate(&["E30"]);
+    let played = play(script);
+    crate::mutants::activate(&clean.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_ne!(played, script);
+    println!("planted E30: seen by scripts_show_the_effects_they_record");
+}

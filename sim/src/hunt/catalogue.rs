@@ -156,6 +156,12 @@ pub const MUTANTS: &[Mutant] = &[
         &["txn-results", "ground-truth", "count", "order"],
     ),
     planted(
+        "E30",
+        "a restart knows no more of the commit index than its disk remembers, whatever its log proves",
+        &[Unit],
+        &[],
+    ),
+    planted(
         "E31",
         "a learner that is far behind is promoted; an update promotes",
         &[Server],
