@@ -57,7 +57,7 @@ impl Bench {
     /// Gets of one key.
     pub(super) async fn gets(&mut self, both: &[Subject; 2]) -> Result<()> {
         let time = Duration::from_secs(self.options.seconds);
-        if !self.wants("gets") && !self.wants_inside("gets") {
+        if self.is_only_of(&["puts", "list", "watch"]) {
             return Ok(());
         }
         for subject in both {
@@ -103,13 +103,7 @@ impl Bench {
 
     /// Pages and counts of many keys.
     pub(super) async fn lists(&mut self, both: &[Subject; 2]) -> Result<()> {
-        if !self.wants("list") && !self.wants_inside("list") {
-            return Ok(());
-        }
         let (time, keys) = (Duration::from_secs(self.options.seconds), self.options.list_keys);
-        for subject in both {
-            subject.fill("list", keys).await?;
-        }
         let all = pb::RangeRequest {
             key: "/registry/list/".into(),
             range_end: "/registry/list0".into(),
@@ -127,6 +121,12 @@ impl Bench {
                 0,
             ),
         ];
+        if !cases.iter().any(|(case, ..)| self.wants(case)) {
+            return Ok(());
+        }
+        for subject in both {
+            subject.fill("list", keys).await?;
+        }
         for (case, request, shown) in cases {
             self.measure(case, both, |who| {
                 let (kv, request) = (both[who].kv(), request.clone());
