@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".")
         // Maps with an order: two members encode alike.
         .btree_map(".")
+        .codec_path("crate::proto::Codec")
         // There is no tonic transport in the product: channels and listeners are our own.
         .build_transport(false)
         .emit_rerun_if_changed(false)

@@ -25,11 +25,13 @@ use crate::http;
 use crate::lease::ClockOptions;
 use crate::metrics::Metrics;
 use crate::net::grpc::{Grpc, Split};
+use crate::net::shortcut::Shortcut;
 use crate::net::tls::{
     self, ClientTls, ClientTlsOptions, Protocol, ServerTls, ServerTlsOptions, TlsError, WallClock,
 };
 use crate::net::{Endpoint, Options, Security, Serving, serve};
 use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::raft;
 use crate::runtime::{Address, Instant, Lane, Listener, Process, Runtime, latest};
 use crate::server::bootstrap::{self, BootError, Booted, Places};
@@ -648,10 +650,10 @@ fn client_service<R: Runtime>(
     runtime: &R,
     config: &Config,
     handle: &Handle,
-) -> Split<Grpc<R, axum::Router>, axum::Router> {
+) -> Split<Grpc<R, Shortcut<KvServer<Api>>>, axum::Router> {
     let api = Api::new(handle.clone());
     let most = config.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
-    let kv = pb::kv_server::KvServer::new(api.clone())
+    let kv = KvServer::new(api.clone())
         .max_decoding_message_size(most)
         .max_encoding_message_size(usize::MAX);
     let watch = pb::watch_server::WatchServer::new(api.clone())
@@ -663,14 +665,14 @@ fn client_service<R: Runtime>(
     let maintenance =
         pb::maintenance_server::MaintenanceServer::new(api.clone()).max_decoding_message_size(most);
     let health = crate::proto::health::health_server::HealthServer::new(api);
-    let routes = tonic::service::Routes::new(kv)
-        .add_service(watch)
+    let routes = tonic::service::Routes::new(watch)
         .add_service(lease)
         .add_service(cluster)
         .add_service(maintenance)
         .add_service(health)
         .prepare()
         .into_axum_router();
+    let routes = Shortcut::new("etcdserverpb.KV", kv, routes);
     let grpc = Grpc::new(runtime, &CLIENT_SERVICES, routes);
     Split::new(grpc.counted_by(handle.metrics().calls.clone()), http::routes(handle.clone()))
 }

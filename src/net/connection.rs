@@ -14,7 +14,6 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::server::TlsStream;
 use tower_service::Service;
@@ -75,7 +74,7 @@ pub(super) async fn connection<R, S, B>(
     let Some((socket, version, ahead)) = opened else { return };
     let secure = caller.secure;
     let (cork, corked) = cork(socket, ahead);
-    let service = Tagged { service: TowerToHyperService::new(service), caller: Arc::new(caller) };
+    let service = Tagged { service, caller: Arc::new(caller) };
     let result = match version {
         http::Version::HTTP_2 => {
             cork.correct_authorities();
@@ -291,24 +290,26 @@ where
 /// Puts the caller on each request.
 #[derive(Clone)]
 struct Tagged<S> {
-    service: TowerToHyperService<S>,
+    service: S,
     caller: Arc<Caller>,
 }
 
+/// NB: the service is called without being asked whether it is ready, which all of ours always are. To ask
+/// first would keep service and request in one more future, which is moved about for each request.
 impl<S> hyper::service::Service<Request<Incoming>> for Tagged<S>
 where
     S: Service<Request<Incoming>> + Clone,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = <TowerToHyperService<S> as hyper::service::Service<Request<Incoming>>>::Future;
+    type Future = S::Future;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         if let Some(identity) = &self.caller.identity {
             request.extensions_mut().insert(identity.clone());
         }
         request.extensions_mut().insert(self.caller.clone());
-        self.service.call(request)
+        self.service.clone().call(request)
     }
 }
 

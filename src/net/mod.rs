@@ -21,6 +21,7 @@ mod hpack;
 mod options;
 mod pings;
 mod serve;
+pub mod shortcut;
 mod sniff;
 pub mod tls;
 

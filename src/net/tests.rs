@@ -16,15 +16,16 @@ use hyper::rt::{Read, Write};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tonic::{Code, Status};
-use tonic_prost::ProstCodec;
 use tower_service::Service;
 
 use super::frames::{DATA, END_HEADERS, END_STREAM, HEAD_LEN, HEADERS, Head, PREFACE};
 use super::grpc::{Grpc, Split};
+use super::shortcut::Shortcut;
 use super::tls::tests::{Ask, Authority, clock, version_1};
 use super::tls::{ClientTls, ClientTlsOptions, ServerTls, ServerTlsOptions};
 use super::*;
 use crate::metrics::{CODES, Calls, Streams};
+use crate::proto::Codec;
 use crate::runtime::tokio::{Settings, Socketed, Tokio};
 use crate::runtime::{Address, Lane, Runtime, timeout};
 
@@ -46,11 +47,11 @@ struct Echo {
     entered: mpsc::UnboundedSender<()>,
 }
 
-impl tonic::server::NamedService for Echo {
-    const NAME: &'static str = "test.Echo";
-}
-
-impl Service<Request<tonic::body::Body>> for Echo {
+impl<B> Service<Request<B>> for Echo
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError> + Send,
+{
     type Response = Response<tonic::body::Body>;
     type Error = Infallible;
     type Future = BoxFuture<Result<Self::Response, Infallible>>;
@@ -59,10 +60,10 @@ impl Service<Request<tonic::body::Body>> for Echo {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let this = self.clone();
         Box::pin(async move {
-            let codec = ProstCodec::<Bytes, Bytes>::default();
+            let codec = Codec::<Bytes, Bytes>::default();
             let mut grpc = tonic::server::Grpc::new(codec).max_decoding_message_size(1000);
             let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
             let authority = request.uri().authority().map(ToString::to_string);
@@ -144,7 +145,8 @@ async fn server(rt: &Tokio, at: &Address, options: Options) -> Server {
     let go = Arc::new(Notify::new());
     let (entered_tell, entered) = mpsc::unbounded_channel();
     let echo = Echo { go: go.clone(), entered: entered_tell.clone() };
-    let routes = tonic::service::Routes::new(echo).prepare().into_axum_router();
+    let others = tonic::service::Routes::default().into_axum_router();
+    let routes = Shortcut::new("test.Echo", echo, others);
     let slow = go.clone();
     let pages = axum::Router::new()
         .route("/hello", any(|body: Bytes| async move { format!("hello {}", body.len()) }))
@@ -232,7 +234,7 @@ async fn call_within(
         request.set_timeout(limit);
     }
     let path = http::uri::PathAndQuery::from_static(path);
-    let codec = ProstCodec::<Bytes, Bytes>::default();
+    let codec = Codec::<Bytes, Bytes>::default();
     Ok(grpc.unary(request, path, codec).await?.into_inner())
 }
 
@@ -276,7 +278,7 @@ fn calls_are_counted_by_how_they_end() {
         grpc.ready().await.expect("ready");
         let path = http::uri::PathAndQuery::from_static("/test.Echo/Endless");
         let request = tonic::Request::new(Bytes::from_static(b"one"));
-        let codec = ProstCodec::<Bytes, Bytes>::default();
+        let codec = Codec::<Bytes, Bytes>::default();
         let answer = grpc.server_streaming(request, path, codec).await.expect("a stream");
         let mut stream = answer.into_inner();
         assert_eq!(stream.message().await.expect("a message"), Some(Bytes::from_static(b"one")));
@@ -401,7 +403,7 @@ fn a_deadline_ends_a_call_and_a_stream() {
         let mut request = tonic::Request::new(Bytes::from("once"));
         request.set_timeout(Duration::from_millis(50));
         let path = http::uri::PathAndQuery::from_static("/test.Echo/Endless");
-        let codec = ProstCodec::<Bytes, Bytes>::default();
+        let codec = Codec::<Bytes, Bytes>::default();
         let answer = grpc.server_streaming(request, path, codec).await.expect("answer");
         let mut stream = answer.into_inner();
         assert_eq!(stream.message().await.expect("first").expect("some"), "once");

@@ -23,8 +23,12 @@
 //! Left out: descriptors and reflection (etcd serves none), JSON names (the gateway's own business).
 //! These types stop in `api`, `http`, `client`, `transport/grpc.rs` and `command`'s codec.
 
+mod codec;
+
 #[cfg(test)]
 mod tests;
+
+pub use codec::Codec;
 
 /// Makes modules of the generated packages. The code is not ours to lint.
 macro_rules! packages {

@@ -25,6 +25,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
+use super::answers::Answers;
 use super::changes::Changes;
 use super::error::ServeError;
 use super::event::{Event, MembersReply};
@@ -73,6 +74,7 @@ pub(crate) struct Driver<R: Runtime, T: Transport> {
     pub(super) ids: Arc<RequestIds>,
     pub(super) proposals: Proposals,
     pub(super) reads: Reads,
+    pub(super) answers: Answers,
     pub(super) leases: LeaseShell,
     pub(super) changes: Changes,
     pub(super) keeper: Keeper,
@@ -142,6 +144,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             ids: Arc::new(RequestIds::new(settings.id, settings.boot)),
             proposals: Proposals::default(),
             reads: Reads::default(),
+            answers: Answers::new(runtime),
             leases: LeaseShell::new(settings.lease_clock),
             changes: Changes::default(),
             keeper,
@@ -355,6 +358,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             let Some(ready) = self.node.take_ready() else { break };
             self.carry_out(ready);
         }
+        self.answers.end_turn();
     }
 
     fn carry_out(&mut self, ready: raft::Ready) {
@@ -386,7 +390,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         for read in ready.reads {
             self.reads.confirm(read.id, read.index);
         }
-        self.reads.applied(self.machine.applied().index);
+        self.reads.applied(self.machine.applied().index, &mut self.answers);
         for failed in ready.failed_reads {
             self.settings.metrics.reads_failed.inc();
             let outcome = match failed.reason {
@@ -471,13 +475,13 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         for (id, outcome) in applied.outcomes {
             self.leases.resolved(id, &outcome, now);
             self.changes.applied(id, &outcome, &self.machine, hold);
-            self.proposals.resolve(id, outcome);
+            self.proposals.resolve(id, outcome, &mut self.answers);
         }
         if applied.membership_changed {
             self.members_changed();
         }
         self.keeper.applied(&self.machine, now);
-        self.reads.applied(last);
+        self.reads.applied(last, &mut self.answers);
     }
 
     pub(super) fn members_changed(&mut self) {

@@ -2,7 +2,7 @@
 //!
 //! The core ([`raft`](crate::raft), [`machine`](crate::machine)) is a function of its inputs. This
 //! module gives it inputs and carries out what it says: the [`driver`] loop, the queue before the log
-//! ([`log_writer`]), who waits for what ([`proposals`], [`reads`], [`changes`]), the leader's lease clock
+//! ([`log_writer`]), who waits for what ([`proposals`], [`reads`], [`changes`]) and how they are told ([`answers`]), the leader's lease clock
 //! ([`leases`]), bringing what was applied to disk ([`keeper`]), snapshots between members
 //! ([`snapshots`]), the room on the disk ([`room`]), and the start from what a disk holds ([`bootstrap`]). Whoever serves requests holds a
 //! [`Handle`].
@@ -10,6 +10,7 @@
 //! Generic are only the types here, over the runtime and the transport; the handle is not, so nothing
 //! above is. Nothing here sees protobuf or sockets.
 
+mod answers;
 pub mod bootstrap;
 mod changes;
 mod driver;

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::answers::Answers;
 use super::error::ServeError;
 use crate::command::{Outcome, RequestId};
 use crate::raft::{Payload, Proposal, ProposalId};
@@ -81,14 +82,13 @@ impl Proposals {
     }
 
     /// Answers the waiter, if it is one of ours and still there.
-    pub(crate) fn resolve(&mut self, id: RequestId, outcome: Outcome) {
+    pub(crate) fn resolve(&mut self, id: RequestId, outcome: Outcome, answers: &mut Answers) {
         if let Some(waiter) = self.waiting.remove(&id) {
             let answer = match outcome {
                 Outcome::Refused(refusal, at) => Err(ServeError::Refused(refusal, at)),
                 outcome => Ok(outcome),
             };
-            // A waiter that has gone away wants no answer.
-            let _ = waiter.reply.send(answer);
+            answers.outcome(waiter.reply, answer);
         }
     }
 
@@ -187,8 +187,10 @@ mod tests {
         p.refused(RequestId(1), None);
         assert_eq!(p.retry().len(), 1);
         assert!(p.retry().is_empty());
-        p.resolve(RequestId(1), Outcome::Compact { revision: Revision(4) });
-        p.resolve(RequestId(1), Outcome::Compact { revision: Revision(5) });
+        let mut answers = Answers::on_the_spot();
+        p.resolve(RequestId(1), Outcome::Compact { revision: Revision(4) }, &mut answers);
+        p.resolve(RequestId(1), Outcome::Compact { revision: Revision(5) }, &mut answers);
+        answers.give_here();
         assert_eq!(answer.try_recv(), Ok(Ok(Outcome::Compact { revision: Revision(4) })));
         assert_eq!(p.len(), 0);
     }

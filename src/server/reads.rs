@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
+use super::answers::Answers;
 use super::error::ServeError;
 use crate::raft::ReadId;
 use crate::runtime::Instant;
@@ -78,14 +79,12 @@ impl Reads {
     }
 
     /// Opens the barriers that `applied` satisfies.
-    pub(crate) fn applied(&mut self, applied: Index) {
+    pub(crate) fn applied(&mut self, applied: Index, answers: &mut Answers) {
         while let Some(first) = self.confirmed.first_entry() {
             if *first.key() > applied {
                 break;
             }
-            for waiter in first.remove() {
-                let _ = waiter.reply.send(Ok(()));
-            }
+            first.remove().into_iter().for_each(|waiter| answers.read(waiter.reply));
         }
     }
 
@@ -126,6 +125,12 @@ mod tests {
         Instant(Duration::from_secs(seconds))
     }
 
+    fn applied(reads: &mut Reads, index: u64) {
+        let mut answers = Answers::on_the_spot();
+        reads.applied(Index(index), &mut answers);
+        answers.give_here();
+    }
+
     fn add(reads: &mut Reads) -> oneshot::Receiver<Result<(), ServeError>> {
         let (reply, answer) = oneshot::channel();
         reads.add(reply, at(7));
@@ -139,15 +144,15 @@ mod tests {
         let first = reads.ask(at(0)).expect("somebody waits");
         let mut late = add(&mut reads);
         reads.confirm(first, Index(5));
-        reads.applied(Index(4));
+        applied(&mut reads, 4);
         assert!(early.try_recv().is_err(), "index 5 is not applied");
-        reads.applied(Index(5));
+        applied(&mut reads, 5);
         assert_eq!(early.try_recv(), Ok(Ok(())));
         assert!(late.try_recv().is_err(), "its question was not asked yet");
         let second = reads.ask(at(0)).expect("somebody waits");
         assert!(second > first);
         reads.confirm(second, Index(5));
-        reads.applied(Index(5));
+        applied(&mut reads, 5);
         assert_eq!(late.try_recv(), Ok(Ok(())));
     }
 
