@@ -53,6 +53,11 @@ pub enum Persistence {
     Torn,
 }
 
+impl Persistence {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Nothing, Self::All, Self::Prefix, Self::Subset, Self::Torn];
+}
+
 /// What was seen on a disk, for the table of faults that really fired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -64,6 +69,9 @@ pub struct Counters {
     pub power_losses: u64,
     /// Unsynced writes that a power loss took, whole or in part.
     pub lost_writes: u64,
+    /// The same by what the power loss leaves, in the order of [`Persistence::ALL`]; where it leaves all,
+    /// those that it spared.
+    pub met: [u64; Persistence::ALL.len()],
     /// Names that a power loss undid.
     pub lost_names: u64,
     /// Calls that failed because the disk was full.
@@ -87,6 +95,9 @@ impl Counters {
         self.syncs += other.syncs;
         self.power_losses += other.power_losses;
         self.lost_writes += other.lost_writes;
+        for (sum, more) in self.met.iter_mut().zip(other.met) {
+            *sum += more;
+        }
         self.lost_names += other.lost_names;
         self.full += other.full;
         self.errors += other.errors;
@@ -314,7 +325,12 @@ impl HostDisk {
         state.counters.power_losses += 1;
         let files: Vec<_> = state.files.values().cloned().collect();
         for tracked in files {
-            state.counters.lost_writes += lock(&tracked).lose(model, rng);
+            let mut tracked = lock(&tracked);
+            let unsynced = tracked.undo.iter().filter(|write| !write.durable).count() as u64;
+            let lost = tracked.lose(model, rng);
+            state.counters.lost_writes += lost;
+            let met = if model == Persistence::All { unsynced } else { lost };
+            state.counters.met[model as usize] += met;
         }
         let keep = match model {
             Persistence::Nothing => 0,

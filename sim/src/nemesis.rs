@@ -50,14 +50,6 @@ pub struct Nemesis {
 /// How long a run that is not brutal waits for its members to serve before faults strike.
 const FOUNDING_LIMIT: Duration = Duration::from_secs(20);
 
-const MODELS: &[Persistence] = &[
-    Persistence::Nothing,
-    Persistence::All,
-    Persistence::Prefix,
-    Persistence::Subset,
-    Persistence::Torn,
-];
-
 /// How long a change of members may take from its first step to its last, in all.
 const CHANGE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -403,12 +395,12 @@ impl Strike {
             }
             Fault::PowerLoss => {
                 let Some(i) = self.any() else { return false };
-                let model = *self.rng.pick(MODELS);
+                let model = *self.rng.pick(&Persistence::ALL);
                 self.down_for_a_while(vec![i], Some(model)).await
             }
             Fault::PowerLossAll => {
                 let all = self.slots();
-                let model = *self.rng.pick(MODELS);
+                let model = *self.rng.pick(&Persistence::ALL);
                 self.down_for_a_while(all, Some(model)).await
             }
             Fault::SlowDisk | Fault::StallDisk => self.slow_disk(fault).await,
@@ -541,8 +533,8 @@ impl Strike {
     fn plant(&mut self, fault: Fault) {
         let Some(i) = self.any() else { return };
         let model = match fault {
-            Fault::PowerLossInCall => Some(*self.rng.pick(MODELS)),
-            Fault::DieAtPoint if self.rng.below(2) == 0 => Some(*self.rng.pick(MODELS)),
+            Fault::PowerLossInCall => Some(*self.rng.pick(&Persistence::ALL)),
+            Fault::DieAtPoint if self.rng.below(2) == 0 => Some(*self.rng.pick(&Persistence::ALL)),
             _ => None,
         };
         if fault == Fault::DieAtPoint {

@@ -102,6 +102,10 @@ pub struct Counters {
     pub delayed: u64,
     /// Packets that met a cut link.
     pub held: u64,
+    /// Writes of which only a part was taken.
+    pub short_writes: u64,
+    /// Writes that had to wait until the other side had read.
+    pub full_windows: u64,
 }
 
 /// The network of one run. Clones share it.
@@ -709,10 +713,12 @@ impl AsyncWrite for SimStream {
         let n = data.len().min(window.saturating_sub(pipe.bytes)).min(segment);
         if n == 0 && !data.is_empty() {
             pipe.writer = Some(cx.waker().clone());
+            state.counters.full_windows += 1;
             return Poll::Pending;
         }
         pipe.bytes += n;
         let first = !std::mem::replace(&mut pipe.sent, true);
+        state.counters.short_writes += u64::from(n < data.len());
         if first && self.side == 0 {
             let spoken = data.starts_with(HTTP2_PREFACE);
             state.counters.http2 += u64::from(spoken);

@@ -59,8 +59,10 @@ pub struct Report {
     pub simulated: Duration,
     /// What clients did.
     pub score: Score,
-    /// Faults that took effect.
+    /// Strikes that took effect.
     pub fired: Fired,
+    /// What went wrong without a strike: see [`ambient`].
+    pub ambient: Vec<(&'static str, u64)>,
     /// What the network saw.
     pub network: network::Counters,
     /// What all disks saw together.
@@ -268,9 +270,43 @@ pub(crate) fn figures(world: &World) -> Report {
         hash: world.trace.sum(),
         simulated: world.time.elapsed(),
         network: world.network.counters(),
+        ambient: ambient(&world.plan, &world.network.counters(), &disk),
         disk,
         ..Report::default()
     }
+}
+
+/// Counts what is wrong with the machines and links of a run all the time, or follows from what strikes:
+/// how often each took effect; of clocks, how many run so.
+fn ambient(
+    plan: &Plan,
+    network: &network::Counters,
+    disk: &disk::Counters,
+) -> Vec<(&'static str, u64)> {
+    let clocks = |wrong: fn(i64, u32) -> bool| {
+        plan.clocks.iter().filter(|(offset, rate)| wrong(*offset, *rate)).count() as u64
+    };
+    let [nothing, all, prefix, subset, torn] = disk.met;
+    vec![
+        ("packet-loss", network.lost),
+        ("long-queue", network.delayed),
+        ("packet-meets-cut", network.held),
+        ("short-write", network.short_writes),
+        ("full-window", network.full_windows),
+        ("silence-ends-stream", network.gave_up),
+        ("connect-timeout", network.timed_out),
+        ("connect-refused", network.refused),
+        ("unsynced-lost", nothing),
+        ("unsynced-kept", all),
+        ("unsynced-end-lost", prefix),
+        ("unsynced-reordered", subset),
+        ("unsynced-torn", torn),
+        ("unsynced-name-lost", disk.lost_names),
+        ("clock-ahead", clocks(|offset, _| offset > 0)),
+        ("clock-behind", clocks(|offset, _| offset < 0)),
+        ("clock-fast", clocks(|_, rate| rate > 1_000_000)),
+        ("clock-slow", clocks(|_, rate| rate < 1_000_000)),
+    ]
 }
 
 fn states_from_logs(world: &World) -> Vec<String> {

@@ -48,7 +48,7 @@ struct Sums {
     storm_simulated: Duration,
     operations: u64,
     packets: u64,
-    faults: BTreeMap<Fault, (u64, u64)>,
+    faults: BTreeMap<&'static str, (u64, u64)>,
     failed: Vec<u64>,
     storm_failed: Vec<u64>,
     undecided: u64,
@@ -85,9 +85,10 @@ impl Sums {
             terms: report.terms as u64,
             faults: report.fired.values().sum(),
         });
-        for (fault, times) in &report.fired {
-            let (seeds, sum) = self.faults.entry(*fault).or_default();
-            *seeds += 1;
+        let strikes = report.fired.iter().map(|(fault, times)| (fault.name(), *times));
+        for (name, times) in strikes.chain(report.ambient.iter().copied()) {
+            let (seeds, sum) = self.faults.entry(name).or_default();
+            *seeds += u64::from(times > 0);
             *sum += times;
         }
     }
@@ -280,9 +281,11 @@ pub fn faults(from: u64, seeds: u64) -> bool {
     });
     let sums = campaign.sums.lock().expect("nobody panics while counting");
     println!("{:<20} {:>8} {:>8} {:>8}", "fault", "times", "seeds", "share");
-    for fault in Fault::ALL {
-        let (with, times) = sums.faults.get(fault).copied().unwrap_or_default();
-        println!("{:<20} {times:>8} {with:>8} {:>7.1}%", fault.name(), share(with, sums.seeds));
+    let strikes = Fault::ALL.iter().map(|fault| fault.name());
+    let ambient = sums.faults.keys().copied().filter(|name| strikes.clone().all(|s| s != *name));
+    for name in strikes.clone().chain(ambient) {
+        let (with, times) = sums.faults.get(name).copied().unwrap_or_default();
+        println!("{name:<20} {times:>8} {with:>8} {:>7.1}%", share(with, sums.seeds));
     }
     println!("\n{:<20} {:>8} {:>8} {:>8}", "operation", "sent", "answered", "share");
     for (kind, (sent, answered)) in &sums.mix {
