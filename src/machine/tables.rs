@@ -14,7 +14,7 @@ use super::MachineError;
 use crate::cluster::membership::RowError;
 use crate::cluster::{Alarms, Membership};
 use crate::lease::Leases;
-use crate::mvcc::Store;
+use crate::mvcc::{Store, StoreError};
 use crate::raft::ConfState;
 use crate::storage::{Storage, Table, View, Write};
 use crate::types::{ClusterId, NodeId};
@@ -57,6 +57,7 @@ impl Shared {
 impl State {
     /// Reads the small tables of a store.
     pub fn load(storage: Storage) -> Result<Self, MachineError> {
+        storage.verify(Table::Leases).map_err(StoreError::from)?;
         let store = Store::open(storage)?;
         let view = store.storage().view();
         let leases = Leases::load(rows(&view, Table::Leases)).map_err(damaged(Table::Leases))?;

@@ -5,8 +5,10 @@
 //! entry: key length: u32 | the whole key | value
 //! ```
 //! Ends count from the first entry's beginning. Whole keys are kept, although they share 511 bytes, so
-//! that a scan can lend them out as they lie in the map. Every read checks its bounds: a damaged
-//! bucket is [`StorageError::Rot`], never a panic or a wrong slice of memory.
+//! that a scan can lend them out as they lie in the map. Every bucket is sealed as a whole (`seal.rs`), so
+//! a read of one long key costs a checksum over all with its beginning, as a write of one writes them all.
+//! Every read checks its bounds all the same: a damaged bucket is [`StorageError::Rot`], never a panic or
+//! a wrong slice of memory.
 
 use super::error::StorageError;
 

@@ -13,6 +13,21 @@
 //! differs within those bytes. A bucket that becomes empty is deleted. Reads and scans, in both
 //! directions, show logical keys only.
 //!
+//! **Rot.** Rows are sealed when they are written and looked at when they are read (`seal.rs` says which).
+//! That says nothing of rows that are not found, because a link to their page, an offset in it or their
+//! own key is damaged. So a walk also demands that keys ascend strictly, and a walk over a whole table
+//! that there are as many rows as LMDB counts. With that, the tables that are read whole at the start
+//! ([`Table::SMALL`], leases and counts) are complete.
+//!
+//! Not noticed here: that a *lookup* or a walk over a *part* of a table finds less than there is. For rows
+//! and keys `mvcc` knows what must be there: revisions follow one another, chains name their rows, and
+//! counts say how many keys live between two fences. What remains:
+//! - a lookup of one key that finds nothing, and a walk that ends before the next fence;
+//! - the last rows of a revision, if no key's newest state is among them and nobody hashes;
+//! - keys of a lease that are missing from [`Table::LeaseKeys`];
+//! - a stale page that was once this table's, and still hangs together;
+//! - a page number that leads out of the map, at which the process dies of a signal.
+//!
 //! **Read transactions** are pooled: to begin one costs more than a lookup. A pooled transaction
 //! stands at the newest commit; the pool is emptied when a commit becomes visible
 //! ([`Lmdb::forget_old_readers`]), so an idle reader never pins pages of an older tree.
@@ -39,6 +54,7 @@ use heed::{
 use super::bucket::{self, Bucket};
 use super::error::StorageError;
 use super::schema::Table;
+use super::seal::{seal, unseal};
 
 /// The longest logical key that is stored as it is; LMDB's longest physical key is one byte more.
 const PLAIN_KEY_MAX: usize = 510;
@@ -151,7 +167,25 @@ impl Lmdb {
         table: Table,
         key: &[u8],
     ) -> Result<Option<&'t [u8]>, StorageError> {
-        lookup(self.db(table), &txn.0, key)
+        lookup(table, self.db(table), &txn.0, key)
+    }
+
+    /// Looks up what is stored under a short key, with its seal, if it has one.
+    pub(super) fn get_sealed<'t>(
+        &self,
+        txn: &'t ReadTxn,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Option<&'t [u8]>, StorageError> {
+        Ok(self.db(table).get(&txn.0, key)?)
+    }
+
+    /// Reads a table as a whole, and so notices each row that is damaged or missing.
+    pub(super) fn verify(&self, txn: &ReadTxn, table: Table) -> Result<(), StorageError> {
+        let (from, to) = (Bound::Unbounded, Bound::Unbounded);
+        let mut rows = self.cursor(txn, table, from, to, Order::Ascending)?;
+        while rows.next()?.is_some() {}
+        Ok(())
     }
 
     /// Walks a table between two bounds.
@@ -163,12 +197,13 @@ impl Lmdb {
         to: Bound<&[u8]>,
         order: Order,
     ) -> Result<Cursor<'t>, StorageError> {
-        Cursor::new(self.db(table), &txn.0, from, to, order)
+        Cursor::new(table, self.db(table), &txn.0, from, to, order)
     }
 
     /// Begins the write transaction. One at a time: LMDB waits for the one before.
     pub(super) fn writer(&self) -> Result<WriteTxn<'_>, StorageError> {
-        Ok(WriteTxn { lmdb: self, txn: self.env.write_txn()?, failed: OnceCell::new() })
+        let (txn, failed) = (self.env.write_txn()?, OnceCell::new());
+        Ok(WriteTxn { lmdb: self, txn, failed, sealed: Vec::new() })
     }
 
     /// Returns the bytes of pages in use: what quota counts. Free pages inside the file do not count.
@@ -212,7 +247,7 @@ impl Blank {
                 tables[table.slot()] = Some(db);
                 let rows = if table == Table::Meta { meta } else { &[] };
                 for (key, value) in rows {
-                    db.put(writer, key, value)?;
+                    db.put(writer, key, seal(table, key, value, &mut Vec::new()))?;
                 }
             }
             Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(tables))
@@ -252,12 +287,14 @@ pub struct WriteTxn<'e> {
     lmdb: &'e Lmdb,
     txn: RwTxn<'e>,
     failed: OnceCell<StorageError>,
+    /// Room for a value with its seal.
+    sealed: Vec<u8>,
 }
 
 impl WriteTxn<'_> {
     /// Looks a key up, this transaction's own writes included.
     pub fn get(&self, table: Table, key: &[u8]) -> Option<&[u8]> {
-        self.keep(lookup(self.lmdb.db(table), &self.txn, key))?
+        self.keep(lookup(table, self.lmdb.db(table), &self.txn, key))?
     }
 
     /// Walks a table upwards, this transaction's own writes included.
@@ -287,7 +324,8 @@ impl WriteTxn<'_> {
         to: Bound<&[u8]>,
         order: Order,
     ) -> impl Iterator<Item = Entry<'_>> {
-        let mut cursor = self.keep(Cursor::new(self.lmdb.db(table), &self.txn, from, to, order));
+        let cursor = Cursor::new(table, self.lmdb.db(table), &self.txn, from, to, order);
+        let mut cursor = self.keep(cursor);
         std::iter::from_fn(move || self.keep(cursor.as_mut()?.next())?)
     }
 
@@ -348,6 +386,9 @@ impl WriteTxn<'_> {
         }
         let db = self.lmdb.db(table);
         match value {
+            Some(value) if is_sealed(table, key) => {
+                db.put(&mut self.txn, key, seal(table, key, value, &mut self.sealed))?;
+            }
             Some(value) => db.put(&mut self.txn, key, value)?,
             None => {
                 db.delete(&mut self.txn, key)?;
@@ -367,11 +408,13 @@ impl WriteTxn<'_> {
         let physical = &first[..BUCKET_KEY_LEN];
         let db = self.lmdb.db(table);
         let merged = match db.get(&self.txn, physical)? {
-            Some(old) => bucket::merge(Bucket::parse(old)?, changes)?,
+            Some(old) => bucket::merge(Bucket::parse(unseal(table, physical, old)?)?, changes)?,
             None => bucket::merge(Bucket::EMPTY, changes)?,
         };
         match merged {
-            Some(new) => db.put(&mut self.txn, physical, &new)?,
+            Some(new) => {
+                db.put(&mut self.txn, physical, seal(table, physical, &new, &mut self.sealed))?;
+            }
             None => {
                 db.delete(&mut self.txn, physical)?;
             }
@@ -395,7 +438,11 @@ impl WriteTxn<'_> {
             {
                 let append = last.as_ref().is_none_or(|last| key[..] > last[..]);
                 let flags = if append { PutFlags::APPEND } else { PutFlags::empty() };
-                // SAFETY: key and value are the overlay's, not borrowed from this environment.
+                let value = match is_sealed(table, key) {
+                    true => seal(table, key, value, &mut self.sealed),
+                    false => value,
+                };
+                // SAFETY: key and value are the overlay's or `sealed`, not borrowed from this environment.
                 unsafe { cursor.put_current_with_options::<Raw>(flags, key, value)? };
             }
             drop(cursor);
@@ -427,7 +474,12 @@ pub(super) enum Order {
 
 /// A walk over the logical keys of one table.
 pub(super) struct Cursor<'t> {
+    table: Table,
     rows: Rows<'t>,
+    /// The physical key of the row before.
+    before: Option<&'t [u8]>,
+    /// Rows still to come, where the walk is over the whole table.
+    missing: Option<u64>,
     /// The bucket being shown, and the entries of it that are still to come.
     open: Option<(Bucket<'t>, std::ops::Range<usize>)>,
     from: Bound<Vec<u8>>,
@@ -443,6 +495,7 @@ enum Rows<'t> {
 
 impl<'t> Cursor<'t> {
     fn new(
+        table: Table,
         db: Db,
         txn: &'t RoTxn<'_>,
         from: Bound<&[u8]>,
@@ -462,8 +515,12 @@ impl<'t> Cursor<'t> {
                 Rows::Down(db.rev_range(txn, &(physical(from), physical(to)))?)
             }
         };
+        let missing = match (from, to) {
+            (Bound::Unbounded, Bound::Unbounded) => Some(db.len(txn)?),
+            _ => None,
+        };
         let (from, to) = (long_bound(from), long_bound(to));
-        Ok(Self { rows, open: None, from, to, order })
+        Ok(Self { table, rows, before: None, missing, open: None, from, to, order })
     }
 
     /// Returns the next logical entry.
@@ -481,14 +538,48 @@ impl<'t> Cursor<'t> {
                 Rows::Down(rows) => rows.next().transpose()?,
                 Rows::Nothing => None,
             };
-            match row {
-                Some((key, value)) if key.len() == BUCKET_KEY_LEN => {
-                    let bucket = Bucket::parse(value)?;
-                    self.open = Some((bucket, 0..bucket.len()));
-                }
-                plain => return Ok(plain),
+            let Some((key, stored)) = row else {
+                return if self.missing.is_none_or(|missing| missing == 0) {
+                    Ok(None)
+                } else {
+                    Err(self.rot("has fewer rows than it counts"))
+                };
+            };
+            self.check_place(key)?;
+            if key.len() == BUCKET_KEY_LEN {
+                let bucket = Bucket::parse(unseal(self.table, key, stored)?)?;
+                self.open = Some((bucket, 0..bucket.len()));
+            } else if is_sealed(self.table, key) {
+                return Ok(Some((key, unseal(self.table, key, stored)?)));
+            } else {
+                return Ok(Some((key, stored)));
             }
         }
+    }
+
+    /// Checks that a row comes after the one before, and that it is counted.
+    #[inline]
+    fn check_place(&mut self, key: &'t [u8]) -> Result<(), StorageError> {
+        let ordered = self.before.is_none_or(|before| match self.order {
+            Order::Ascending => before < key,
+            Order::Descending => before > key,
+        });
+        if !ordered {
+            return Err(self.rot("is out of order"));
+        }
+        self.before = Some(key);
+        if let Some(missing) = &mut self.missing {
+            match missing.checked_sub(1) {
+                Some(rest) => *missing = rest,
+                None => return Err(self.rot("has more rows than it counts")),
+            }
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn rot(&self, what: &str) -> StorageError {
+        StorageError::Rot(format!("table {} {what}", self.table.name()))
     }
 
     fn next_in_bucket(&mut self) -> Result<Option<Entry<'t>>, StorageError> {
@@ -536,16 +627,31 @@ fn long_bound(bound: Bound<&[u8]>) -> Bound<Vec<u8>> {
     }
 }
 
+/// Says whether a physical key's row is sealed.
 #[inline]
-fn lookup<'t>(db: Db, txn: &'t RoTxn<'_>, key: &[u8]) -> Result<Option<&'t [u8]>, StorageError> {
+fn is_sealed(table: Table, key: &[u8]) -> bool {
+    key.len() > PLAIN_KEY_MAX || !matches!(table, Table::Rows | Table::Keys | Table::Counts)
+}
+
+#[inline]
+fn lookup<'t>(
+    table: Table,
+    db: Db,
+    txn: &'t RoTxn<'_>,
+    key: &[u8],
+) -> Result<Option<&'t [u8]>, StorageError> {
     if key.is_empty() {
         return Ok(None);
     }
     if key.len() <= PLAIN_KEY_MAX {
-        return Ok(db.get(txn, key)?);
+        return match db.get(txn, key)? {
+            Some(stored) if is_sealed(table, key) => unseal(table, key, stored).map(Some),
+            plain => Ok(plain),
+        };
     }
-    match db.get(txn, &key[..BUCKET_KEY_LEN])? {
-        Some(bucket) => Bucket::parse(bucket)?.get(key),
+    let physical = &key[..BUCKET_KEY_LEN];
+    match db.get(txn, physical)? {
+        Some(stored) => Bucket::parse(unseal(table, physical, stored)?)?.get(key),
         None => Ok(None),
     }
 }

@@ -23,13 +23,13 @@
 //! - A generation leaves the overlay only under the write lock, after its commit is visible.
 //! - After a failed write, sync or read of LMDB nothing more is written ([`StorageError::Poisoned`]);
 //!   views go on working from what is there; only a restart re-reads the truth.
-//! - Opening reads a handful of rows, however large the store.
+//! - Opening reads the small tables ([`Table::SMALL`]), however large the store, and refuses rot in them.
 //!
 //! **Threads.** [`Storage`] is a handle to share. `apply` and `begin_flush` are the engine's,
 //! [`FlushJob::run`] and [`Storage::maintenance`] belong on one and the same worker, views on any thread.
 //!
-//! **Left out.** Checksums of pages (LMDB has none: rows carry their own, see `mvcc`), several
-//! environments, transactions of readers that write.
+//! **Left out.** Checksums of pages (LMDB has none: rows carry their own, see `seal.rs` and `mvcc`, and
+//! `lmdb.rs` says what that leaves unnoticed), several environments, transactions of readers that write.
 
 mod bucket;
 mod bulk;
@@ -40,6 +40,7 @@ mod lmdb;
 pub mod log;
 mod overlay;
 pub mod schema;
+mod seal;
 mod view;
 
 #[cfg(test)]
@@ -129,7 +130,7 @@ impl State {
 }
 
 impl Storage {
-    /// Opens the store in a directory. Reads a few rows, never scans.
+    /// Opens the store in a directory. Reads a few rows, never scans a table that grows with use.
     ///
     /// Refuses what is not a complete store of this format version; [`StorageError::Missing`] if there
     /// is none, which is for the caller to judge: beside a log with entries, a missing store is a loss.
@@ -184,14 +185,15 @@ impl Storage {
         loading: bool,
     ) -> Result<Self, StorageError> {
         let reader = lmdb.reader()?;
-        let meta = |key| lmdb.get(&reader, Table::Meta, key);
-        let format = meta(META_FORMAT)?.and_then(|format| format.strip_prefix(FORMAT_MAGIC));
-        let version = format.and_then(|version| Some(u32::from_be_bytes(version.try_into().ok()?)));
-        match version {
-            Some(FORMAT_VERSION) => {}
-            Some(found) => return Err(StorageError::Version { dir: dir.to_owned(), found }),
-            None => return Err(StorageError::NotMainstay(dir.to_owned())),
+        match lmdb.get_sealed(&reader, Table::Meta, META_FORMAT)?.map(version_of).transpose()? {
+            Some(Some(FORMAT_VERSION)) => {}
+            Some(Some(found)) => return Err(StorageError::Version { dir: dir.to_owned(), found }),
+            _ => return Err(StorageError::NotMainstay(dir.to_owned())),
         }
+        for table in Table::SMALL {
+            lmdb.verify(&reader, table)?;
+        }
+        let meta = |key| lmdb.get(&reader, Table::Meta, key);
         if meta(META_LOADING)?.is_some() && !loading {
             return Err(StorageError::Incomplete(dir.to_owned()));
         }
@@ -242,6 +244,14 @@ impl Storage {
     /// mark was not yet moved; any other store ahead of its log means that the log's end was lost.
     pub fn loaded(&self) -> Option<LogPosition> {
         self.shared.read().loaded
+    }
+
+    /// Reads a table through, as it is in LMDB. For one that is about to be taken into memory: rot in it is
+    /// an error here, where a view would end its thread.
+    pub fn verify(&self, table: Table) -> Result<(), StorageError> {
+        let lmdb = self.shared.read().lmdb.clone();
+        let reader = lmdb.reader()?;
+        lmdb.verify(&reader, table)
     }
 
     /// Merges the next change set into the overlay, where views see it at once.
@@ -501,6 +511,20 @@ impl Shared {
         drop(state);
         // Freeing a large batch takes a while: not under the lock.
         drop(gone);
+    }
+}
+
+/// Reads the format version out of the row that holds it, seal included; `None` if it is not ours.
+fn version_of(stored: &[u8]) -> Result<Option<u32>, StorageError> {
+    let version = |format: &[u8]| {
+        let version = format.strip_prefix(FORMAT_MAGIC)?;
+        Some(u32::from_be_bytes(version.try_into().ok()?))
+    };
+    match seal::unseal(Table::Meta, META_FORMAT, stored) {
+        Ok(format) => Ok(version(format)),
+        // Version 1 had no seals. Of any other row without one nothing can be said.
+        Err(_) if version(stored) == Some(1) => Ok(Some(1)),
+        Err(rot) => Err(rot),
     }
 }
 

@@ -64,6 +64,18 @@ impl Table {
         Self::Meta,
     ];
 
+    /// The tables that stay small whatever is stored, so that opening may read them.
+    pub const SMALL: [Self; 8] = [
+        Self::Members,
+        Self::MembersRemoved,
+        Self::Alarms,
+        Self::Cluster,
+        Self::Auth,
+        Self::AuthUsers,
+        Self::AuthRoles,
+        Self::Meta,
+    ];
+
     /// Returns the table's stored number.
     pub const fn number(self) -> u8 {
         self as u8
@@ -125,7 +137,7 @@ pub(crate) const META_LOADED: &[u8] = b"\0loaded";
 pub(crate) const FORMAT_MAGIC: &[u8] = b"mainstay-store";
 
 /// The format version this program writes, and the only one it opens.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 #[cfg(test)]
 mod tests {

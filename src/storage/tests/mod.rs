@@ -2,6 +2,7 @@
 
 pub(super) mod disk;
 mod mirror;
+mod rot;
 mod script;
 mod store;
 

@@ -34,12 +34,19 @@ fn opening_refuses_what_is_not_a_store_of_this_version() {
     assert!(matches!(open("foreign"), Err(StorageError::NotMainstay(_))));
 
     let storage = Storage::create(&path("newer"), options()).expect("created");
-    let version = [schema::FORMAT_MAGIC, &2u32.to_be_bytes()].concat();
+    let version = [schema::FORMAT_MAGIC, &3u32.to_be_bytes()].concat();
     storage.maintenance(|txn| txn.put(Table::Meta, schema::META_FORMAT, &version)).expect("put");
     storage.close().wait();
     let error = open("newer").expect_err("a newer version");
-    assert!(matches!(error, StorageError::Version { found: 2, .. }));
-    assert!(error.to_string().ends_with("has format version 2; this program knows version 1 only"));
+    assert!(matches!(error, StorageError::Version { found: 3, .. }));
+    assert!(error.to_string().ends_with("has format version 3; this program knows version 2 only"));
+
+    // Its rows have no checksums, and are not called damaged for that.
+    std::fs::create_dir_all(path("older")).expect("made");
+    std::fs::copy(fixture("store_v1.mdb"), path("older").join("data.mdb")).expect("copied");
+    let error = open("older").expect_err("an older version");
+    assert!(matches!(error, StorageError::Version { found: 1, .. }), "{error}");
+    assert!(error.to_string().ends_with("has format version 1; this program knows version 2 only"));
 
     let loader = BulkLoader::create(&path("loading"), options()).expect("created");
     drop(loader);
@@ -334,9 +341,13 @@ fn an_idle_reader_pins_nothing() {
     assert!(size < 16 * storage.used_bytes().max(100_000), "{size} bytes for the same 500 keys");
 }
 
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/storage/fixtures").join(name)
+}
+
 #[test]
-fn an_old_store_of_format_version_1_still_opens() {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/storage/fixtures/store_v1.mdb");
+fn an_old_store_of_format_version_2_still_opens() {
+    let fixture = fixture("store_v2.mdb");
     let dir = tempfile::tempdir().expect("a directory");
     if std::env::var_os("UPDATE_GOLDENFILES").is_some() && !fixture.exists() {
         let storage = open(dir.path());
