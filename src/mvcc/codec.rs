@@ -172,6 +172,12 @@ impl<'a> Row<'a> {
             body_at: stored.len() - rest.len(),
         })
     }
+
+    /// Tells whether the key lived before this row: only what lives is deleted, and only what lives gets
+    /// another version. `None` if the row is damaged.
+    pub(super) fn follows_living(&self) -> Option<bool> {
+        Some(self.tombstone || Body::parse(self.body)?.version > 1)
+    }
 }
 
 /// Encodes a row. `kv` is what etcd would store: for a tombstone, the key alone. Returns the stored

@@ -20,10 +20,13 @@
 //! looking at a bucket's keys, never for a count.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 
+use super::frame::Way;
+use super::ledger::Ledger;
 use crate::command::RangeEnd;
 
 /// A bucket with more keys than this, live and dead, is split.
@@ -171,6 +174,74 @@ impl Counts {
             }
         }
         plan
+    }
+
+    /// Says how many keys a walk between two bounds must meet, bucket by bucket, until they are `keys_max`:
+    /// a walk that looks at no more need not be told of more.
+    pub(super) fn ledger(
+        &self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        way: Way,
+        keys_max: usize,
+    ) -> Ledger {
+        let mut ledger = Ledger::default();
+        // The first bucket that begins in the range, and the one that ends beyond it, if any does.
+        let first = match from {
+            // Nothing sorts between the empty key and "\0", and no key is empty.
+            Bound::Unbounded | Bound::Included([] | [0]) => Some((0, 0)),
+            Bound::Included(key) => self.begins_at(key, true),
+            Bound::Excluded(key) => self.begins_at(key, false),
+        };
+        let end = match to {
+            Bound::Unbounded => None,
+            Bound::Included(key) | Bound::Excluded(key) => Some(self.locate(key)),
+        };
+        let Some(first) = first else { return ledger };
+        let mut keys = 0;
+        let mut push = |ledger: &mut Ledger, bucket: &Bucket| {
+            ledger.lives.push(bucket.live);
+            keys += usize::try_from(bucket.live).expect("a bucket is small");
+            keys < keys_max
+        };
+        match way {
+            Way::Up => {
+                let mut at = Some(first);
+                while let Some(here) = at.filter(|here| end.is_none_or(|end| *here < end)) {
+                    ledger.bounds.push(self.bucket(here).fence.clone());
+                    at = self.after(here);
+                    if !push(&mut ledger, self.bucket(here)) {
+                        break;
+                    }
+                }
+                if let Some(next) = at.filter(|_| !ledger.lives.is_empty()) {
+                    ledger.bounds.push(self.bucket(next).fence.clone());
+                }
+            }
+            Way::Down => {
+                let mut at = end;
+                ledger.begun = end.is_none();
+                ledger.bounds.push(end.map_or(Bytes::new(), |end| self.bucket(end).fence.clone()));
+                loop {
+                    at = match at {
+                        Some(at) => self.before(at),
+                        None => Some(self.last()),
+                    };
+                    let Some(here) = at.filter(|here| *here >= first) else { break };
+                    ledger.bounds.push(self.bucket(here).fence.clone());
+                    if !push(&mut ledger, self.bucket(here)) {
+                        break;
+                    }
+                }
+            }
+        }
+        ledger
+    }
+
+    /// Finds the first bucket whose fence is above a key, or equal to it if that is allowed.
+    fn begins_at(&self, key: &[u8], equal: bool) -> Option<(usize, usize)> {
+        let at = self.locate(key);
+        if equal && self.bucket(at).fence[..] == *key { Some(at) } else { self.after(at) }
     }
 
     /// Adds up the buckets from `from` to before `to`.
@@ -362,6 +433,19 @@ impl Counts {
             return Some((group, bucket + 1));
         }
         (group + 1 < self.groups.len()).then_some((group + 1, 0))
+    }
+
+    fn before(&self, (group, bucket): (usize, usize)) -> Option<(usize, usize)> {
+        if let Some(bucket) = bucket.checked_sub(1) {
+            return Some((group, bucket));
+        }
+        let group = group.checked_sub(1)?;
+        Some((group, self.groups[group].buckets.len() - 1))
+    }
+
+    fn last(&self) -> (usize, usize) {
+        let group = self.groups.len() - 1;
+        (group, self.groups[group].buckets.len() - 1)
     }
 
     fn stretch(&self, at: (usize, usize)) -> (Bytes, RangeEnd) {

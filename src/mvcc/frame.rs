@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::codec::{self, Body, KeyState, Row};
 use super::counts::Delta;
+use super::ledger::{Audit, Ledger};
 use crate::command::{KeyRange, KeyValue, RangeEnd, RowId};
 use crate::mutant;
 use crate::storage::{Data, Table, View};
@@ -42,6 +43,14 @@ pub enum Damage {
     /// A count does not fit its checksum.
     #[error("the store's key count at {0:?} is damaged")]
     Count(Bytes),
+    /// Keys are missing, or there are some that were never written.
+    #[error("the store has {found} keys that live, and counts {counted}")]
+    Live {
+        /// As many were found.
+        found: i64,
+        /// As many there must be.
+        counted: u64,
+    },
     /// One of the few facts about the whole store.
     #[error("the store's {0} is damaged")]
     Meta(&'static str),
@@ -93,6 +102,8 @@ pub(super) struct Frame<'v, 's> {
     pub at: Revision,
     /// The compact revision when the view was taken.
     pub compact: Option<Revision>,
+    /// What the one walk that this frame is made for must find.
+    pub ledger: Option<&'v Ledger>,
 }
 
 /// A living key as a frame sees it.
@@ -161,18 +172,21 @@ impl<'v> Frame<'v, '_> {
         let beyond = |id: &&RowId| id.main > self.at;
         // The farthest anchor that is still above the revision; the list goes from near to far.
         let mut here = state.chain.anchors.iter().rev().find(beyond).copied().unwrap_or(state.id);
-        let next = loop {
+        let (next, data) = loop {
             let data = self.row_data(here).ok_or(Damage::MissingRow(here))?;
             let row = decode_row(here, data.as_slice())?;
             match (row.chain.anchors.iter().rev().find(beyond), row.prev) {
                 (Some(anchor), _) => here = *anchor,
                 (None, Some(prev)) if prev.main > self.at => here = prev,
-                (None, Some(prev)) => break prev,
+                (None, Some(prev)) => match self.row_data(prev) {
+                    Some(data) => break (prev, data),
+                    None => {
+                        let lived = row.follows_living().ok_or(Damage::Row(here))?;
+                        return self.compacted_away(prev, lived).map(|()| None);
+                    }
+                },
                 (None, None) => return Ok(None),
             }
-        };
-        let Some(data) = self.row_data(next) else {
-            return self.compacted_away(next).map(|()| None);
         };
         let row = decode_row(next, data.as_slice())?;
         if row.tombstone {
@@ -193,11 +207,12 @@ impl<'v> Frame<'v, '_> {
         Ok(Some(Found { id: prev, create, version, lease, row: Some(data) }))
     }
 
-    /// Judges a missing row: one below the last compaction was superseded or a tombstone, so it says
-    /// that there is nothing older; any other is damage.
-    pub(super) fn compacted_away(&self, id: RowId) -> Result<(), Damage> {
+    /// Judges a missing row that was its key's newest at a revision that can be read. Compaction removes
+    /// such a row if it is a tombstone, and then says that there is nothing older. Any other is damage,
+    /// also one that lived by what the key's next row says.
+    pub(super) fn compacted_away(&self, id: RowId, lived: bool) -> Result<(), Damage> {
         match self.compact {
-            Some(compact) if id.main <= compact => Ok(()),
+            Some(compact) if id.main <= compact && !lived => Ok(()),
             _ => Err(Damage::MissingRow(id)),
         }
     }
@@ -293,16 +308,22 @@ impl<'v> Frame<'v, '_> {
             }
             return Ok(());
         }
-        let (mut from, mut to) = range.bounds();
-        match (after, way) {
-            (None, _) => {}
-            (Some(after), Way::Up) => from = Bound::Excluded(after),
-            (Some(after), Way::Down) => to = Bound::Excluded(after),
+        let (from, to) = bounds_after(range, after, way);
+        if is_crossed(from, to) {
+            return Ok(());
         }
-        self.walk(from, to, way, |key, state| match self.resolve(&state)? {
-            Some(found) => visit(key, found),
-            None => Ok(Flow::Go),
-        })
+        let mut audit = Audit::new(self.ledger, way);
+        let mut stopped = false;
+        self.walk(from, to, way, |key, state| {
+            audit.see(key, !state.tombstone)?;
+            let flow = match self.resolve(&state)? {
+                Some(found) => visit(key, found)?,
+                None => Flow::Go,
+            };
+            stopped = flow == Flow::Stop;
+            Ok(flow)
+        })?;
+        if stopped { Ok(()) } else { audit.end() }
     }
 
     /// Counts the living keys of a range by walking it.
@@ -354,6 +375,55 @@ impl Copier {
     }
 }
 
+/// Watches rows go by in order: above the last compaction no revision may be missing, and no row before
+/// another one of its revision. That a revision's last rows are missing shows in the index only.
+#[derive(Clone, Copy, Debug)]
+pub struct Unbroken {
+    /// Up to here rows may be gone.
+    solid: Revision,
+    last: Option<RowId>,
+}
+
+impl Unbroken {
+    /// Begins at or below a revision from which on all rows must be there, or right above it.
+    pub fn above(solid: Revision) -> Self {
+        // The first revision is that of an empty store.
+        Self { solid: solid.max(Revision(1)), last: None }
+    }
+
+    /// Takes the next row.
+    ///
+    /// # Errors
+    /// If rows before it are missing.
+    pub fn see(&mut self, id: RowId) -> Result<(), Damage> {
+        if id.main <= self.solid {
+            return Ok(());
+        }
+        let wanted = match self.last {
+            Some(last) if last.main == id.main => RowId::new(last.main, last.sub + 1),
+            Some(last) => RowId::new(last.main.next(), 0),
+            None => RowId::new(self.solid.next(), 0),
+        };
+        self.last = Some(id);
+        if id == wanted {
+            Ok(())
+        } else if id.main == wanted.main {
+            Err(Damage::MissingRow(wanted))
+        } else {
+            Err(Damage::MissingRevision(wanted.main))
+        }
+    }
+
+    /// Says that there are no more rows up to a revision.
+    ///
+    /// # Errors
+    /// If there should be.
+    pub fn end(&self, upto: Revision) -> Result<(), Damage> {
+        let seen = self.last.map_or(self.solid, |last| last.main);
+        if seen < upto { Err(Damage::MissingRevision(seen.next())) } else { Ok(()) }
+    }
+}
+
 /// Reads a row, or says that it is damaged.
 pub(super) fn decode_row(id: RowId, stored: &[u8]) -> Result<Row<'_>, Damage> {
     Row::decode(&codec::row_key(id), stored).ok_or(Damage::Row(id))
@@ -367,6 +437,20 @@ pub(super) fn decode_state(key: &[u8], stored: &[u8]) -> Result<KeyState, Damage
 /// A range from a key to an end.
 pub(super) fn span(start: Bytes, end: RangeEnd) -> KeyRange {
     KeyRange::Span { start, end }
+}
+
+/// Where a walk over a range goes on.
+pub(super) fn bounds_after<'r>(
+    range: &'r KeyRange,
+    after: Option<&'r [u8]>,
+    way: Way,
+) -> (Bound<&'r [u8]>, Bound<&'r [u8]>) {
+    let (from, to) = range.bounds();
+    match (after, way) {
+        (None, _) => (from, to),
+        (Some(after), Way::Up) => (Bound::Excluded(after), to),
+        (Some(after), Way::Down) => (from, Bound::Excluded(after)),
+    }
 }
 
 fn is_crossed(from: Bound<&[u8]>, to: Bound<&[u8]>) -> bool {

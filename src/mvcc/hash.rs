@@ -16,14 +16,17 @@
 //! each compaction were complete at once: the hash is computed before the compaction's first row goes
 //! (or on demand until then) and is stored with the tables. So all members answer alike at any time,
 //! and as an etcd does that has been up since and whose compactions did not overlap.
+//!
+//! A hash is also where lost rows show: the walk goes on to the newest revision, and the keys that live
+//! there by the rows must be as many as are counted (see `counts.rs`), else it is [`Damage`].
 
 use std::ops::Bound;
 use std::sync::Arc;
 
 use super::codec::{self, Body};
-use super::frame::{Damage, decode_row};
+use super::frame::{Damage, Unbroken, decode_row};
 use super::scrub::{Hold, scrubbed_in};
-use super::store::{Inner, Store};
+use super::store::{Inner, Published, Store};
 use crate::command::{Refusal, RowId};
 use crate::storage::Table;
 use crate::types::Revision;
@@ -68,15 +71,15 @@ impl Store {
     /// [`Refusal::FutureRevision`], [`Refusal::Compacted`].
     pub fn hash_job(&self, revision: i64) -> Result<HashJob, Refusal> {
         let hold = self.hold_scrub();
-        if let Some(job) = self.inner.scrub().compaction_hash(revision) {
-            return Ok(match job {
-                Remembered::Known(hash) => HashJob::done(hash),
-                Remembered::Computable { revision, previous } => {
-                    self.rows_job(Rows::new(previous, revision, true), hold)
-                }
-            });
+        let present = Present::of(&self.inner.published());
+        let remembered = self.inner.scrub().compaction_hash(revision);
+        match remembered {
+            Some(Remembered::Known(hash)) => Ok(HashJob::done(hash)),
+            Some(Remembered::Computable { revision, previous }) => {
+                Ok(self.rows_job(Rows::new(previous, revision, true, present), hold))
+            }
+            None => self.plain_hash_job(revision, hold),
         }
-        self.plain_hash_job(revision, hold)
     }
 
     /// Begins to hash the keyspace at a revision under the present compact revision, whatever etcd would
@@ -92,6 +95,7 @@ impl Store {
     fn plain_hash_job(&self, revision: i64, hold: Hold) -> Result<HashJob, Refusal> {
         let published = self.inner.published();
         let (current, compact) = (published.revision, published.compact);
+        let present = Present::of(&published);
         drop(published);
         let compact_revision = compact.map_or(-1, |compact| compact.0);
         if revision < 0 {
@@ -107,13 +111,26 @@ impl Store {
         {
             return Err(Refusal::Compacted(compact));
         }
-        Ok(self.rows_job(Rows::new(compact, revision, false), hold))
+        Ok(self.rows_job(Rows::new(compact, revision, false, present), hold))
     }
 
     fn rows_job(&self, rows: Rows, hold: Hold) -> HashJob {
         HashJob {
             state: State::Rows { rows: Box::new(rows), inner: self.inner.clone(), _hold: hold },
         }
+    }
+}
+
+/// How many keys live now, to hold the rows against.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Present {
+    revision: Revision,
+    live: u64,
+}
+
+impl Present {
+    pub(super) fn of(published: &Published) -> Self {
+        Self { revision: published.revision, live: published.counts.total() }
     }
 }
 
@@ -170,8 +187,12 @@ pub(super) struct Rows {
     learning: bool,
     /// Where to read on; `None` before the first step.
     next: Option<RowId>,
+    unbroken: Unbroken,
+    present: Present,
     /// Living keys at `revision`, as far as the rows were walked.
     alive: i64,
+    /// How many more live in the present.
+    gained: i64,
     /// Whether the compaction keeps a tombstone.
     kept_tombstone: bool,
     /// Both ways to read an empty set of rows to keep; which one counts is known at the end.
@@ -180,7 +201,12 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) fn new(compact: Option<Revision>, revision: Revision, compaction: bool) -> Self {
+    pub(super) fn new(
+        compact: Option<Revision>,
+        revision: Revision,
+        compaction: bool,
+        present: Present,
+    ) -> Self {
         Self {
             compact,
             revision,
@@ -189,7 +215,10 @@ impl Rows {
             superseded: Vec::new(),
             learning: compact.is_some(),
             next: None,
+            unbroken: Unbroken::above(compact.unwrap_or_default()),
+            present,
             alive: 0,
+            gained: 0,
             kept_tombstone: false,
             keeping: seed(),
             keeping_all: seed(),
@@ -218,14 +247,18 @@ impl Rows {
         };
         let mut next = start;
         let from = codec::row_key(start);
-        let to = codec::row_key(RowId::new(self.revision.next(), 0));
+        let upto = if self.learning { self.revision } else { self.present.revision };
+        let to = codec::row_key(RowId::new(upto.next(), 0));
         let rows = entered.view.scan(Table::Rows, Bound::Included(&from), Bound::Excluded(&to));
         let mut seen = 0;
         for (key, stored) in rows.take(rows_max) {
             let id = codec::parse_row_key(&key).ok_or(Damage::Meta("row key"))?;
             let row = decode_row(id, &stored)?;
+            self.unbroken.see(id)?;
             if self.learning {
                 self.learn(id, &row)
+            } else if id.main > self.revision {
+                self.gained += change_of(id, &row)?;
             } else {
                 self.feed(id, &row)?
             }
@@ -236,9 +269,15 @@ impl Rows {
         if seen == rows_max {
             return Ok(false);
         }
+        self.unbroken.end(upto)?;
         if !self.learning {
-            return Ok(true);
+            let found = self.alive + self.gained;
+            return match u64::try_from(found) {
+                Ok(found) if found == self.present.live => Ok(true),
+                _ => Err(Damage::Live { found, counted: self.present.live }),
+            };
         }
+        self.unbroken = Unbroken::above(self.compact.unwrap_or_default());
         self.gone.sort_unstable();
         self.superseded.sort_unstable();
         self.learning = false;
@@ -264,11 +303,9 @@ impl Rows {
             }
             keep = self.superseded.binary_search(&id).is_err();
             self.alive += 1;
-        } else if row.tombstone {
-            self.alive -= 1;
-            self.kept_tombstone |= id.main == self.revision;
-        } else if Body::parse(row.body).ok_or(Damage::Row(id))?.version == 1 {
-            self.alive += 1;
+        } else {
+            self.alive += change_of(id, row)?;
+            self.kept_tombstone |= row.tombstone && id.main == self.revision;
         }
         let key = etcd_row_key(id, row.tombstone);
         let key = if row.tombstone { &key[..] } else { &key[..17] };
@@ -281,6 +318,15 @@ impl Rows {
         }
         Ok(())
     }
+}
+
+/// How many more keys live with this row than without it.
+fn change_of(id: RowId, row: &codec::Row<'_>) -> Result<i64, Damage> {
+    if row.tombstone {
+        return Ok(-1);
+    }
+    let version = Body::parse(row.body).ok_or(Damage::Row(id))?.version;
+    Ok(i64::from(version == 1))
 }
 
 /// A row's key as etcd stores it: main, `_`, sub, and a `t` for a tombstone.

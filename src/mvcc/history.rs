@@ -120,15 +120,18 @@ impl Store {
 
 fn previous_in(frame: &Frame<'_, '_>, event: &Event) -> Result<Option<KeyValue>, Damage> {
     let mut prev = event.prev();
+    // It creates nothing, so there was something.
+    let mut lived = true;
     while let Some(id) = prev {
         let Some(data) = frame.row_data(id) else {
-            frame.compacted_away(id)?;
+            frame.compacted_away(id, lived)?;
             return Ok(None);
         };
         let row = decode_row(id, data.as_slice())?;
         if id.main == event.revision() {
             // The same transaction wrote the key before; watchers are shown the state before it all.
             prev = row.prev;
+            lived = row.follows_living().ok_or(Damage::Row(id))?;
         } else if row.tombstone {
             return Ok(None);
         } else {

@@ -27,6 +27,7 @@
 //! | `read`, `txn`, `write` | ranges and counts; transactions; one entry's writes |
 //! | `history`, `hash`, `scrub` | the past for watchers; HashKV; removing what was compacted |
 //! | `counts`, `recent` | counting without walking, now and a little earlier |
+//! | `ledger` | the counts held against a walk, which must not miss a key |
 //!
 //! **Invariants**
 //! - The current revision is stored, never derived from the newest row: compaction may remove that row.
@@ -36,6 +37,10 @@
 //!   each member's own and show in no answer, no hash and no revision.
 //! - Every row and every entry of the index carries a checksum over itself and its name. What does not
 //!   fit is [`Damage`]: it stops the member and is never answered from.
+//! - What is missing is damage as well, and shows in what must be there: above the compact revision each
+//!   revision has rows; a key's chain names its rows, and only a tombstone may be gone from it; a walk
+//!   over keys meets as many as are counted, and so does a hash. A single key that is not found is
+//!   believed: nothing that costs less than a walk would tell.
 //!
 //! **Left out.** Who may read or write, what a lease is (only its number is kept with a key), watchers
 //! (they read [`Store::history`]), and the validation of requests (empty keys, too many operations,
@@ -46,6 +51,7 @@ mod counts;
 mod frame;
 mod hash;
 mod history;
+mod ledger;
 mod read;
 mod rebuild;
 mod recent;
@@ -57,7 +63,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use frame::Damage;
+pub use frame::{Damage, Unbroken};
 pub use hash::{HashJob, HashKv, etcd_row_key};
 pub use history::{Budget, HistoryBatch};
 pub use read::Page;

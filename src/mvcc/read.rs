@@ -18,10 +18,12 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::codec::{self, Body};
-use super::counts::Plan;
-use super::frame::{Copier, Damage, Flow, Found, Frame, Way, decode_row, span};
+use super::counts::{Counts, Plan};
+use super::frame::{Copier, Damage, Flow, Found, Frame, Unbroken, Way};
+use super::frame::{bounds_after, decode_row, span};
+use super::ledger::Ledger;
 use super::recent::Since;
-use super::store::{Entered, Published, Store};
+use super::store::{Published, Store};
 use crate::command::{
     KeyRange, KeyValue, Range, RangeOutcome, Refusal, RowId, SortOrder, SortTarget,
 };
@@ -105,16 +107,16 @@ impl Store {
         bytes_max: usize,
     ) -> Result<Page, Refusal> {
         let request = Range { keys_only, ..Range::newest(range.clone()) };
+        let published = self.inner.published();
+        read_at(at.0.max(1), published.revision, published.compact)?;
+        drop(published);
         let mut gather = Gather::new(&request);
         gather.want = keys_max.max(1);
         gather.last = after.cloned();
         while !gather.done && gather.kvs.len() < gather.want && gather.copier.bytes < bytes_max {
-            let entered = self.enter();
-            read_at(at.0.max(1), entered.revision, entered.compact)?;
             let budget = bytes_max - gather.copier.bytes;
-            gather
-                .step(&entered.frame(at), BATCH_KEYS, budget.min(BATCH_BYTES))
-                .map_err(|damage| self.damaged(damage))?;
+            self.next_step(&mut gather, at, budget.min(BATCH_BYTES))
+                .map_err(|stop| self.refuse(stop))?;
         }
         let next = if gather.done && !gather.full() { None } else { gather.last };
         Ok(Page { kvs: gather.kvs, next })
@@ -131,6 +133,21 @@ impl Store {
         let current = published.revision;
         let outcome = self.range_with(&request, at, current, published);
         outcome.map(|outcome| outcome.count).map_err(|stop| self.refuse(stop))
+    }
+
+    /// Takes the next step of a read at a revision that may have been compacted meanwhile.
+    fn next_step(
+        &self,
+        gather: &mut Gather<'_>,
+        at: Revision,
+        bytes_max: usize,
+    ) -> Result<(), Stop> {
+        let published = self.inner.published();
+        not_overtaken(at, published.compact)?;
+        let ledger = gather.ledger(&published.counts);
+        let entered = self.inner.enter_with(published);
+        let frame = Frame { ledger: Some(&ledger), ..entered.frame(at) };
+        Ok(gather.step(&frame, BATCH_KEYS, bytes_max)?)
     }
 
     /// Repeats a read of the newest revision while compactions overtake it.
@@ -183,13 +200,14 @@ impl Store {
             }
             _ => None,
         };
-        let (now, compact) = (published.revision, published.compact);
-        let view = self.inner.storage.view();
-        drop(published);
-        let entered = Entered { view, revision: now, compact };
+        let walks = !request.count_only || counting.is_none();
+        let ledger = walks.then(|| gather.ledger(&published.counts));
+        let entered = self.inner.enter_with(published);
+        let now = entered.revision;
         let mut counted = None;
-        if !request.count_only || counting.is_none() {
-            gather.step(&entered.frame(at), BATCH_KEYS, BATCH_BYTES)?;
+        if walks {
+            let frame = Frame { ledger: ledger.as_ref(), ..entered.frame(at) };
+            gather.step(&frame, BATCH_KEYS, BATCH_BYTES)?;
         }
         if gather.done && !gather.full() {
             counting = None;
@@ -198,12 +216,8 @@ impl Store {
             counted = Some(counting.now(&entered.frame(now))?);
         }
         drop(entered);
-        if !request.count_only || counting.is_none() {
-            while !gather.done {
-                let entered = self.enter();
-                not_overtaken(at, entered.compact)?;
-                gather.step(&entered.frame(at), BATCH_KEYS, BATCH_BYTES)?;
-            }
+        while walks && !gather.done {
+            self.next_step(&mut gather, at, BATCH_BYTES)?;
         }
         let count = match (counting, counted) {
             (Some(counting), Some(counted)) if request.count_only || gather.full() => {
@@ -240,9 +254,7 @@ impl Store {
         let mut gather = Gather::new(&request);
         gather.discard = true;
         while !gather.done {
-            let entered = self.enter();
-            not_overtaken(at, entered.compact)?;
-            gather.step(&entered.frame(at), BATCH_KEYS, BATCH_BYTES)?;
+            self.next_step(&mut gather, at, BATCH_BYTES)?;
         }
         Ok(gather.seen)
     }
@@ -255,6 +267,7 @@ impl Store {
         last: Revision,
     ) -> Result<i64, Stop> {
         let mut gained = 0;
+        let mut unbroken = Unbroken::above(after);
         let mut from = RowId::new(after.next(), 0);
         let to = codec::row_key(RowId::new(last.next(), 0));
         loop {
@@ -267,6 +280,7 @@ impl Store {
             for (key, stored) in rows.take(BATCH_KEYS) {
                 let id = codec::parse_row_key(&key).ok_or(Damage::Meta("row key"))?;
                 let row = decode_row(id, &stored)?;
+                unbroken.see(id)?;
                 let body = Body::parse(row.body).ok_or(Damage::Row(id))?;
                 if range.contains(body.key) {
                     gained += match (row.tombstone, body.version) {
@@ -279,6 +293,7 @@ impl Store {
                 seen += 1;
             }
             if seen < BATCH_KEYS {
+                unbroken.end(last)?;
                 return Ok(gained);
             }
         }
@@ -393,6 +408,16 @@ impl<'r> Gather<'r> {
     /// Whether there are as many keys as wanted, so that the range may have more.
     pub(super) fn full(&self) -> bool {
         self.kvs.len() >= self.want
+    }
+
+    /// Says what the next step must find.
+    fn ledger(&self, counts: &Counts) -> Ledger {
+        if matches!(self.request.range, KeyRange::One(_)) || self.request.range.is_empty() {
+            return Ledger::default();
+        }
+        let (from, to) = bounds_after(&self.request.range, self.last.as_deref(), self.way);
+        let keys_max = BATCH_KEYS.min(self.want.saturating_sub(self.kvs.len()));
+        counts.ledger(from, to, self.way, keys_max)
     }
 
     /// Reads on in a frame, for a bounded number of keys and bytes.

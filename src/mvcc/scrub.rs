@@ -27,7 +27,7 @@ use bytes::Bytes;
 
 use super::codec::{self, Body, KeyState};
 use super::frame::{Damage, decode_row};
-use super::hash::{HashKv, Remembered, Rows};
+use super::hash::{HashKv, Present, Remembered, Rows};
 use super::store::{Inner, Store};
 use crate::command::RowId;
 use crate::mutant;
@@ -174,6 +174,8 @@ impl Store {
         txn: &mut WriteTxn<'_>,
         rows_max: usize,
     ) -> Result<ScrubProgress, Damage> {
+        // NB: before the scrub's lock: a commit takes them in this order.
+        let present = Present::of(&self.inner.published());
         let (target, previous, work) = {
             let mut scrub = self.inner.scrub();
             let Some(&(target, previous)) = scrub.pending.front() else {
@@ -188,7 +190,7 @@ impl Store {
                     // All rows of the compaction before are walked again: its own may still be there.
                     Work::Delete(RowId::new(previous.unwrap_or_default(), 0))
                 } else {
-                    Work::Hash(Box::new(Rows::new(previous, target, true)))
+                    Work::Hash(Box::new(Rows::new(previous, target, true, present)))
                 }
             });
             (target, previous, work)

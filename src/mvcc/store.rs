@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::codec;
 use super::counts::{self, Counts};
-use super::frame::{Damage, Frame};
+use super::frame::{self, Damage, Frame};
 use super::recent::{self, Recent};
 use super::scrub::Scrub;
 use crate::command::Refusal;
@@ -96,6 +96,7 @@ impl Store {
     /// # Errors
     /// If what it reads is damaged.
     pub fn open(storage: Storage) -> Result<Self, StoreError> {
+        storage.verify(Table::Counts)?;
         let view = storage.view();
         let mut revision = match view.get(Table::Meta, META_REVISION) {
             None => FIRST,
@@ -114,13 +115,20 @@ impl Store {
         let newest = view.scan_rev(Table::Rows, unbounded.0, unbounded.1).next();
         let newest = match newest {
             None => FIRST,
-            Some((key, _)) => codec::parse_row_key(&key).ok_or(Damage::Meta("newest row"))?.main,
+            Some((key, stored)) => {
+                let id = codec::parse_row_key(&key).ok_or(Damage::Meta("newest row"))?;
+                frame::decode_row(id, &stored)?;
+                id.main
+            }
         };
         if mutant!("E08") {
             revision = newest;
         }
         if newest > revision {
             return Err(Damage::Meta("revision").into());
+        }
+        if newest < revision && revision > compact.unwrap_or_default().max(FIRST) {
+            return Err(Damage::MissingRevision(revision).into());
         }
         let mut buckets = Vec::new();
         for (fence, stored) in view.scan(Table::Counts, unbounded.0, unbounded.1) {
@@ -234,7 +242,11 @@ impl Inner {
     }
 
     pub(super) fn enter(&self) -> Entered<'_> {
-        let published = self.published();
+        self.enter_with(self.published())
+    }
+
+    /// Takes a view at the moment of a guard that was had before.
+    pub(super) fn enter_with(&self, published: RwLockReadGuard<'_, Published>) -> Entered<'_> {
         let view = self.storage.view();
         Entered { view, revision: published.revision, compact: published.compact }
     }
@@ -253,7 +265,8 @@ impl Inner {
 impl<'s> Entered<'s> {
     /// Looks at the keys at a revision.
     pub(super) fn frame(&self, at: Revision) -> Frame<'_, 's> {
-        Frame { view: &self.view, pending: None, at, compact: self.compact }
+        let compact = self.compact;
+        Frame { view: &self.view, pending: None, at, compact, ledger: None }
     }
 }
 

@@ -289,6 +289,7 @@ impl Writer<'_> {
             pending: Some(&self.pending),
             at: self.revision(),
             compact: self.compact,
+            ledger: None,
         }
     }
 

@@ -9,7 +9,7 @@ use super::{Chunk, FORMAT, Header, SMALL_TABLES, TableRow, Tally, Trailer, stays
 use crate::lease;
 use crate::machine::MachineError;
 use crate::machine::tables::State;
-use crate::mvcc::{CountsBuilder, Damage, ForeignRow};
+use crate::mvcc::{CountsBuilder, Damage, ForeignRow, Unbroken};
 use crate::storage::{BulkLoader, Storage, StorageError, StorageOptions, Table};
 use crate::types::ClusterId;
 
@@ -73,6 +73,7 @@ struct Begun {
     stage: Stage,
     /// The last row of keys.
     last: Bytes,
+    unbroken: Unbroken,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,7 +129,9 @@ impl Receiver {
                 return Err(ReceiveError::OtherCluster(header.cluster_id));
             }
             let tally = Tally::begin(&header);
-            self.begun = Some(Begun { header, tally, stage: Stage::Tables, last: Bytes::new() });
+            let unbroken = Unbroken::above(header.compact_revision.unwrap_or_default());
+            let (stage, last) = (Stage::Tables, Bytes::new());
+            self.begun = Some(Begun { header, tally, stage, last, unbroken });
             return Ok(());
         };
         match chunk {
@@ -174,6 +177,7 @@ impl Begun {
             }
             self.tally.add(&row_key, &value);
             let row = ForeignRow::read(&row_key, &value)?;
+            self.unbroken.see(row.id())?;
             let key = Bytes::copy_from_slice(row.key());
             let before = loader.get(Table::Keys, &key);
             let indexed = row.index(before.as_deref())?;
@@ -195,6 +199,7 @@ impl Begun {
         if got != sent && !crate::mutant!("S02") {
             return Err(ReceiveError::Damaged { got, sent });
         }
+        self.unbroken.end(self.header.revision)?;
         self.stage = Stage::Complete;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Snapshots: what arrives is what was sent, or it is refused.
 
+use std::ops::Bound;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -11,7 +12,8 @@ use super::super::{Machine, MachineError, MachineOptions};
 use super::properties::{any_log, picture, scrub, told};
 use super::{CLUSTER, World, bytes};
 use crate::command::{DeleteRange, KeyRange, Op, Put};
-use crate::storage::{Storage, StorageOptions};
+use crate::mvcc::Damage;
+use crate::storage::{Storage, StorageOptions, Table};
 use crate::types::{ClusterId, LeaseId};
 
 fn options() -> StorageOptions {
@@ -251,6 +253,26 @@ fn a_flipped_bit_anywhere_is_refused() {
         }
     }
     assert!(places > 60, "{places} places were tried");
+}
+
+#[test]
+fn a_snapshot_of_a_store_that_has_lost_a_row_is_refused() {
+    let mut world = sample();
+    world.flush();
+    let lost = world.machine().storage().maintenance(|txn| {
+        let rows = txn.scan_rev(Table::Rows, Bound::Unbounded, Bound::Unbounded);
+        let lost = rows.map(|(key, _)| key.to_vec()).nth(1).expect("there are some");
+        txn.delete(Table::Rows, &lost);
+    });
+    lost.expect("it is deleted");
+    let sent = chunks(&mut Sender::new(world.machine()));
+    let dir = TempDir::new().unwrap();
+    let refused = receive(dir.path(), sent).map(drop);
+    let missing = matches!(
+        refused,
+        Err(ReceiveError::Row(Damage::MissingRevision(_) | Damage::MissingRow(_)))
+    );
+    assert!(missing, "{refused:?}");
 }
 
 #[test]
