@@ -22,9 +22,13 @@
 //! Not noticed here: that a *lookup* or a walk over a *part* of a table finds less than there is. For rows
 //! and keys `mvcc` knows what must be there: revisions follow one another, chains name their rows, and
 //! counts say how many keys live between two fences. What remains:
-//! - a lookup of one key that finds nothing, and a walk that ends before the next fence;
-//! - the last rows of a revision, if no key's newest state is among them and nobody hashes;
+//! - a lookup of one key that finds nothing, and a walk that ends before the next fence or belongs to a
+//!   transaction that writes;
+//! - the last of several rows of one revision, in a watcher's history, and in a hash unless a key was born
+//!   or died in them;
 //! - keys of a lease that are missing from [`Table::LeaseKeys`];
+//! - rows at or below the compact revision that the sender of a snapshot has lost: its receiver counts
+//!   what it gets;
 //! - a stale page that was once this table's, and still hangs together;
 //! - a page number that leads out of the map, at which the process dies of a signal.
 //!
