@@ -48,6 +48,10 @@ impl FlushJob {
                 self.shared.batch_is_durable(&self.batch, self.position, used);
                 Ok(self.position)
             }
+            Err(StorageError::Io(_)) if crate::mutant!("S04") => {
+                self.shared.batch_is_durable(&self.batch, self.position, 0);
+                Ok(self.position)
+            }
             Err(error) => {
                 self.shared.poison(&error);
                 Err(error)

@@ -6,6 +6,7 @@ mod shrink;
 mod swarm;
 
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use sim::{run, scenarios, storm, timeline};
@@ -252,6 +253,9 @@ fn quiet_panics() {
     }));
 }
 
+/// How often a campaign of storms says how far it is.
+const STORM_PROGRESS: Duration = Duration::from_secs(10);
+
 fn run_storm(args: &Storm) -> bool {
     let seeds = match args.seed {
         Some(seed) => seed..seed + 1,
@@ -262,7 +266,16 @@ fn run_storm(args: &Storm) -> bool {
     let mut counts = storm::Counts::default();
     let (mut simulated, mut held, mut failed) = (0, 0, Vec::new());
     let began = processor_seconds();
-    for seed in seeds {
+    let mut told = swarm::wall_now();
+    for seed in seeds.clone() {
+        if told.elapsed() >= STORM_PROGRESS {
+            told = swarm::wall_now();
+            eprintln!(
+                "{} of {} seeds, failed {failed:?}",
+                seed - seeds.start,
+                seeds.end - seeds.start
+            );
+        }
         match storm_seed(seed, args.mutant.as_deref(), &options) {
             Ok(report) if args.seed.is_some() => println!("{report:?}"),
             Ok(report) => {

@@ -173,15 +173,17 @@ impl Campaign {
             let left = seconds / done as f64 * (total - done) as f64;
             text.push_str(&format!(", about {left:.0} s to go"));
         }
-        if !sums.failed.is_empty() {
-            text.push_str(&format!(", FAILED {:?}", sums.failed));
+        for (kind, failed) in [("", &sums.failed), (" storm", &sums.storm_failed)] {
+            if !failed.is_empty() {
+                text.push_str(&format!(", FAILED{kind} {failed:?}"));
+            }
         }
         text
     }
 }
 
 /// Reads the machine's clock: campaigns are timed in real time, runs are not.
-fn wall_now() -> Instant {
+pub(super) fn wall_now() -> Instant {
     Instant::now()
 }
 

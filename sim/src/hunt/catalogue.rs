@@ -264,7 +264,12 @@ pub const MUTANTS: &[Mutant] = &[
         &[Storm],
         &["transfer_takes_no_commands", "only_voters_campaign", "progress"],
     ),
-    waits("R32", "the log is trimmed beyond what a snapshot needs", "not planted yet"),
+    planted(
+        "R32",
+        "the log is trimmed beyond what the store holds durably",
+        &[Server],
+        &["unexplained-end"],
+    ),
     planted("R33", "places in flight are not given back", &[Storm], &["progress"]),
     planted(
         "R34",
@@ -280,7 +285,12 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     planted("S02", "a snapshot's checksum is not looked at", &[Server], &["equal-hash"]),
     planted("S03", "checksums are not chained across segments", &[Unit], &[]),
-    waits("S04", "a full disk is answered as success", "not planted yet"),
+    planted(
+        "S04",
+        "a full disk is answered as success",
+        &[Server],
+        &["lost-write", "equal-hash", "ground-truth", "final-state", "unexplained-end", "panic"],
+    ),
     planted(
         "S06",
         "the store's transactions are not synced",
