@@ -3,8 +3,8 @@
 //! A waiter is a task of the serving lane. To wake it from the engine's thread costs a system call, and
 //! a lane that is woken for one answer writes that one to its socket while the next is on its way. So
 //! answers gather during a turn of the driver and go over in one piece; a task over there gives them all
-//! before any connection is polled, and each connection then writes once. (Measured with 100 puts in
-//! flight: nine of ten system calls of a put are gone, and a third of its processor time.)
+//! before any connection is polled, and each connection then writes once. (Measured with 1,000 puts in
+//! flight: 2.3 system calls a put became 0.3, and a third of its processor time is gone.)
 //!
 //! Only what comes in numbers goes this way, outcomes of commands and opened read barriers. Everything
 //! else is answered on the spot.
