@@ -362,11 +362,18 @@ fn store_id_path(places: &Places) -> PathBuf {
     places.member.join("store-id")
 }
 
+/// The file's text: the id, room for the [mark of the log](LOG_MARK), and a checksum of the id. With another
+/// id a healthy member would be told by its peers that it has lost its data.
+fn store_id_text(id: u64) -> String {
+    let id = format!("{id:016x}\n");
+    format!("{id}---\n{:08x}\n", crc32c::crc32c(id.as_bytes()))
+}
+
 fn write_store_id<D: Disk>(disk: &D, places: &Places, id: u64) -> Result<(), BootError> {
     let path = store_id_path(places);
     let write = || {
         let file = disk.open(&path, OpenHow::Create)?;
-        file.write_at(format!("{id:016x}\n").as_bytes(), 0)?;
+        file.write_at(store_id_text(id).as_bytes(), 0)?;
         file.sync_data()?;
         disk.sync_dir(&places.member)
     };
@@ -376,6 +383,10 @@ fn write_store_id<D: Disk>(disk: &D, places: &Places, id: u64) -> Result<(), Boo
 /// Follows the store id once there is a log: from then on a directory without one is not fresh.
 const LOG_MARK: &[u8] = b"log\n";
 const LOG_MARK_OFFSET: u64 = 17;
+
+/// Where the checksum begins, and how long the file was without one.
+const SUM_OFFSET: usize = 21;
+const STORE_ID_BYTES_OLD: usize = 21;
 
 fn has_log_mark<D: Disk>(disk: &D, places: &Places) -> Result<bool, BootError> {
     let path = store_id_path(places);
@@ -405,10 +416,19 @@ fn read_store_id<D: Disk>(disk: &D, places: &Places) -> Result<u64, BootError> {
     let path = store_id_path(places);
     let read = || {
         let file = disk.open(&path, OpenHow::Read)?;
-        let mut text = [0; 16];
-        file.read_at(&mut text, 0)?;
-        let text = std::str::from_utf8(&text).map_err(std::io::Error::other)?;
-        u64::from_str_radix(text, 16).map_err(std::io::Error::other)
+        let mut text = [0; 64];
+        let len = file.read_at(&mut text, 0)?;
+        let text = std::str::from_utf8(&text[..len]).unwrap_or_default();
+        let id = text.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        // NB: directories of before the first release that had a checksum end with the mark.
+        let sound = |id: &u64| {
+            len <= STORE_ID_BYTES_OLD
+                || store_id_text(*id).get(SUM_OFFSET..) == text.get(SUM_OFFSET..)
+        };
+        id.filter(sound).ok_or_else(|| {
+            let text = "the file is damaged: it holds no store id";
+            std::io::Error::new(std::io::ErrorKind::InvalidData, text)
+        })
     };
     read().map_err(io(&path))
 }
@@ -468,6 +488,7 @@ pub(crate) fn check_owner(
 mod tests {
     use super::*;
     use crate::cluster::Change;
+    use crate::storage::tests::disk::MemDisk;
 
     /// A directory of member 1, in a cluster of 1 (`m1` at `a`), 2 (`m2` at `b`) and 3, which was added
     /// at `c`, `d` and has not started.
@@ -495,6 +516,34 @@ mod tests {
         verdict(1, "m2", &["a"]).expect("its name was another one's once");
         verdict(1, "m1", &["b"]).expect("it takes over an address that the other one gave up");
         verdict(7, "m7", &["b"]).expect("a member that has heard of nobody yet");
+    }
+
+    #[test]
+    fn a_store_id_is_read_as_it_was_written_or_not_at_all() {
+        let disk = MemDisk::default();
+        let places = Places::new(Path::new("/d"), None);
+        disk.create_dir_all(&places.member).expect("a directory");
+        write_store_id(&disk, &places, 0x1234_5678_9abc_def0).expect("written");
+        assert!(!has_log_mark(&disk, &places).expect("read"), "there is no log yet");
+        mark_log(&disk, &places).expect("marked");
+        assert!(has_log_mark(&disk, &places).expect("read"));
+        assert_eq!(read_store_id(&disk, &places).ok(), Some(0x1234_5678_9abc_def0));
+        let file = disk.open(&store_id_path(&places), OpenHow::Write).expect("it is there");
+        let whole = file.len().expect("a length");
+        for bit in 0..whole * 8 {
+            let mut byte = [0];
+            file.read_at(&mut byte, bit / 8).expect("read");
+            let rotten = byte[0] ^ 1 << (bit % 8);
+            file.write_at(&[rotten], bit / 8).expect("written");
+            let read = read_store_id(&disk, &places);
+            assert!(read.is_err() || read.is_ok_and(|id| id == 0x1234_5678_9abc_def0), "bit {bit}");
+            file.write_at(&byte, bit / 8).expect("written");
+        }
+        // A file of before there was a checksum.
+        file.set_len(21).expect("cut");
+        assert_eq!(read_store_id(&disk, &places).ok(), Some(0x1234_5678_9abc_def0));
+        file.set_len(9).expect("cut");
+        assert!(read_store_id(&disk, &places).is_err());
     }
 
     #[test]

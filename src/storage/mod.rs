@@ -44,7 +44,7 @@ mod seal;
 mod view;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::any::Any;
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Tests of the store on the real LMDB.
 
-pub(super) mod disk;
+pub(crate) mod disk;
 mod mirror;
 mod rot;
 mod script;
