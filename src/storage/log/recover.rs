@@ -352,7 +352,13 @@ impl<F: DiskFile> Segment<F> {
                 .filter_map(|(at, word)| word.starts_with(&BATCH_MAGIC).then_some(at))
                 .collect();
             for at in begins {
-                if self.batch_header(at)?.is_some_and(|header| header.seq > tail.seq + 1) {
+                // NB: one of the next number may say that the last batch read is not the one that was written:
+                // a seal, say, over which a batch was written that the disk then lost.
+                let proves = |header: BatchHeader| {
+                    let next = header.seq == tail.seq + 1;
+                    header.seq > tail.seq + 1 || (next && header.chain != tail.chain)
+                };
+                if self.batch_header(at)?.is_some_and(proves) {
                     return Ok(true);
                 }
             }

@@ -127,6 +127,45 @@ pub(super) fn a_segment_that_was_cut_off_is_refused_wherever_the_cut_is() {
     }
 }
 
+/// A disk may call a write done that it never did, or did elsewhere. Seed 21000265 of the whole-server
+/// simulation: what stood in its place was a seal, and that reads like a batch.
+#[test]
+pub(super) fn a_write_that_the_disk_lost_is_found_once_the_log_is_closed() {
+    for sealed in [false, true] {
+        for later in 0..3 {
+            let disk = MemDisk::default();
+            let options = LogOptions { segment_bytes: 8192 };
+            let mut s = Session::create(&disk, options).expect("created");
+            s.append(&[entry(1, 1, 50)]).expect("pending");
+            s.sync().expect("synced");
+            if sealed {
+                s.log.as_mut().expect("open").seal().expect("written");
+            }
+            let path = files(&disk).pop().expect("there is a segment");
+            let (before, start) = (disk.read(&path), s.log().current.tail);
+            s.append(&[entry(2, 1, 90)]).expect("pending");
+            s.sync().expect("synced");
+            let end = s.log().current.tail;
+            for index in 3..3 + later {
+                s.append(&[entry(index, 1, 10)]).expect("pending");
+                s.sync().expect("synced");
+            }
+            s.log.take().expect("open").close().expect("closed");
+            let place =
+                usize::try_from(start).expect("small")..usize::try_from(end).expect("small");
+            let mut bytes = disk.read(&path);
+            bytes[place.clone()].copy_from_slice(&before[place]);
+            disk.put(&path, bytes);
+            let found = reopen(&disk);
+            assert!(
+                matches!(found, Err(LogError::Rot { .. })),
+                "sealed {sealed}, {later} later: {:?}",
+                found.map(|found| Model::of(&found))
+            );
+        }
+    }
+}
+
 #[test]
 pub(super) fn a_lost_segment_is_refused() {
     let disk = MemDisk::default();
