@@ -174,8 +174,8 @@ impl World<'_> {
     }
 
     fn some_time(&mut self) -> u64 {
-        let timeout = self.plan.timeout();
-        self.rng.within(1, timeout * 4)
+        let longest = self.plan.echo_longest();
+        self.rng.within(1, longest)
     }
 
     fn kill_for_a_while(&mut self, id: NodeId) -> Outcome {

@@ -313,6 +313,11 @@ impl Plan {
         }
     }
 
+    /// Returns the longest time by which an echo comes after what it repeats.
+    pub fn echo_longest(&self) -> u64 {
+        self.timeout() * 4
+    }
+
     /// Returns the shortest election timeout.
     pub fn timeout(&self) -> u64 {
         self.tick * u64::from(self.election_ticks)
