@@ -96,6 +96,13 @@ impl Admin {
             .map(drop)
     }
 
+    /// Gives a member another peer URL, or the same again.
+    pub async fn member_update(&mut self, member: &str, id: u64, url: &str) -> Outcome<()> {
+        let mut client = self.endpoint.cluster(member);
+        let request = pb::MemberUpdateRequest { id, peer_urls: vec![url.to_owned()] };
+        flat(within(self.patience, client.member_update(request)).await).map(drop)
+    }
+
     /// Moves leadership away from a member that has it.
     pub async fn move_leader(&mut self, member: &str, target: u64) -> Outcome<()> {
         let mut client = self.endpoint.maintenance(member);

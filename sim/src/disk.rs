@@ -18,8 +18,12 @@
 //! - syncs cost no real I/O: durable is what the tracker says;
 //! - a removed file takes no room once its removal is certain: a run's disks stay as small as its members' data.
 //!
-//! Left out: sector errors at read (bit rot is planted by [`HostDisk::flip`]), and reordering between
-//! files other than by choosing each file's lost writes independently, which covers it.
+//! Beyond what the contract allows a disk, it can be told to rot: to flip a bit of a read, of a write to
+//! the log or at rest, to lose such a write or to put it elsewhere. That only the log is written so is a
+//! limit of this model: LMDB reads its file by the memory map, and has the crash matrix's sweep.
+//!
+//! Left out: reordering between files other than by choosing each file's lost writes independently, which
+//! covers it.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -86,6 +90,8 @@ pub struct Counters {
     pub engine_syncs: u64,
     /// Processes that died in the middle of a disk call.
     pub crashes: u64,
+    /// Reads and writes that were damaged unseen.
+    pub damages: u64,
 }
 
 impl Counters {
@@ -105,7 +111,28 @@ impl Counters {
         self.engine += other.engine;
         self.engine_syncs += other.engine_syncs;
         self.crashes += other.crashes;
+        self.damages += other.damages;
     }
+}
+
+/// What a disk may do to a write and call it done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteDamage {
+    /// One bit is flipped.
+    Rot,
+    /// It lands elsewhere in the file, on a sector's boundary.
+    Misdirected,
+    /// It is not written at all.
+    Lost,
+}
+
+/// One bit of a read is flipped.
+#[derive(Clone, Copy, Debug)]
+struct ReadDamage {
+    /// How many reads pass before.
+    after: u64,
+    /// Decides which bit.
+    noise: u64,
 }
 
 /// One machine's disk, shared by all processes that ever ran on it.
@@ -140,6 +167,13 @@ struct State {
     fail: u64,
     /// The next sync fails.
     fail_sync: bool,
+    /// The process dies in this many further syncs.
+    crash_in_sync: Option<u64>,
+    /// This many reads fail with an I/O error.
+    fail_reads: u64,
+    /// What befalls the next read, or the next write to a log, unseen.
+    read_damage: Option<ReadDamage>,
+    write_damage: Option<(WriteDamage, u64)>,
 }
 
 #[derive(Default)]
@@ -248,7 +282,7 @@ impl HostDisk {
         let mut state = lock(&self.state);
         state.locks.clear();
         state.crash_in = None;
-        (state.fail, state.fail_sync) = (0, false);
+        (state.fail, state.fail_sync, state.crash_in_sync) = (0, false, None);
         drop(state);
         SimDisk { host: self.clone(), epoch }
     }
@@ -273,7 +307,7 @@ impl HostDisk {
     pub fn crash(&self) {
         self.freeze();
         let mut state = lock(&self.state);
-        state.crash_in = None;
+        (state.crash_in, state.crash_in_sync) = (None, None);
         state.counters.crashes += 1;
         drop(state);
         if let Some(act) = &*lock(&self.on_crash) {
@@ -299,6 +333,74 @@ impl HostDisk {
     /// Lets the next sync fail.
     pub fn fail_sync(&self) {
         lock(&self.state).fail_sync = true;
+    }
+
+    /// Lets the process die in its `n`-th sync from now on, before that takes effect.
+    pub fn crash_in_sync(&self, n: u64) {
+        lock(&self.state).crash_in_sync = Some(n.max(1));
+    }
+
+    /// Lets the next `n` reads fail with an I/O error, over restarts.
+    pub fn fail_reads(&self, n: u64) {
+        lock(&self.state).fail_reads = n;
+    }
+
+    /// Flips a bit in one read to come, over restarts; the file itself is right.
+    pub fn damage_read(&self, after: u64, noise: u64) {
+        lock(&self.state).read_damage = Some(ReadDamage { after, noise });
+    }
+
+    /// Damages the next write to a file of the log, without a word.
+    pub fn damage_write(&self, how: WriteDamage, noise: u64) {
+        lock(&self.state).write_damage = Some((how, noise));
+    }
+
+    /// Flips a bit of the log at rest, among the bytes that say something.
+    pub fn rot_log(&self, noise: u64) {
+        let Some(path) = self.a_segment(noise) else { return };
+        let bytes = std::fs::read(&path).expect("a segment is read");
+        let said: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+        if let Some(at) =
+            said.get(usize::try_from(noise / 7 % said.len().max(1) as u64).expect("an index"))
+        {
+            let bit = u8::try_from(noise % 8).expect("below eight");
+            self.flip(&path, *at as u64, bit).expect("a segment is written");
+            lock(&self.state).counters.damages += 1;
+        }
+    }
+
+    /// Cuts a segment of the log off somewhere.
+    pub fn cut_log(&self, noise: u64) {
+        let Some(path) = self.a_segment(noise) else { return };
+        let file = File::options().write(true).open(path).expect("a segment is opened");
+        let len = file.metadata().expect("a file has a length").len();
+        file.set_len(noise / 7 % len.max(1)).expect("a file is cut");
+        lock(&self.state).counters.damages += 1;
+    }
+
+    /// Chooses one of the segments of the log.
+    fn a_segment(&self, noise: u64) -> Option<PathBuf> {
+        let (mut found, mut dirs) = (Vec::new(), vec![self.root.clone()]);
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    dirs.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "log") {
+                    found.push(path);
+                }
+            }
+        }
+        found.sort();
+        let at = noise % found.len().max(1) as u64;
+        found.into_iter().nth(usize::try_from(at).expect("an index fits"))
+    }
+
+    /// Takes back whatever damage has not been done.
+    pub fn spare(&self) {
+        let mut state = lock(&self.state);
+        (state.fail_reads, state.read_damage, state.write_damage) = (0, None, None);
+        state.crash_in_sync = None;
     }
 
     /// Returns what was seen so far.
@@ -413,12 +515,50 @@ impl HostDisk {
         self.operation(epoch, false)?;
         self.trace.note("sync", [self.machine(), 0, 0]);
         let mut state = lock(&self.state);
+        if let Some(left) = state.crash_in_sync.as_mut() {
+            *left -= 1;
+            if *left == 0 {
+                state.crash_in_sync = None;
+                drop(state);
+                self.crash();
+                return Err(gone());
+            }
+        }
         state.counters.syncs += 1;
         if std::mem::take(&mut state.fail_sync) {
             state.counters.errors += 1;
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         Ok(())
+    }
+
+    fn may_read(&self) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        if state.fail_reads == 0 {
+            return Ok(());
+        }
+        state.fail_reads -= 1;
+        state.counters.errors += 1;
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    }
+
+    fn rot_read(&self, data: &mut [u8]) {
+        let mut state = lock(&self.state);
+        let Some(damage) = &mut state.read_damage else { return };
+        if damage.after > 0 || data.is_empty() {
+            damage.after = damage.after.saturating_sub(1);
+            return;
+        }
+        flip(data, damage.noise);
+        state.read_damage = None;
+        state.counters.damages += 1;
+    }
+
+    fn next_write_damage(&self) -> Option<(WriteDamage, u64)> {
+        let mut state = lock(&self.state);
+        let damage = state.write_damage.take()?;
+        state.counters.damages += 1;
+        Some(damage)
     }
 
     /// Tracks a file by its inode, under the epoch of the process that opened it last.
@@ -519,6 +659,19 @@ impl Tracked {
     }
 }
 
+/// Says whether a file belongs to the log, or will: a segment is opened under a spare's name.
+fn is_log(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with(".log") || name.starts_with("spare.") || name.starts_with("new.")
+}
+
+/// Flips one bit, which `noise` decides, of what is not empty.
+fn flip(data: &mut [u8], noise: u64) {
+    let bits = data.len() as u64 * 8;
+    let bit = noise % bits;
+    data[usize::try_from(bit / 8).expect("an index fits")] ^= 1 << (bit % 8);
+}
+
 /// Cuts a write where the disk's sectors end.
 fn sectors(mut offset: u64, mut data: &[u8]) -> Vec<(u64, &[u8])> {
     let mut parts = Vec::new();
@@ -593,6 +746,8 @@ pub struct SimDisk {
 pub struct SimFile {
     file: File,
     owner: Owner,
+    /// Whether it belongs to the log.
+    is_log: bool,
 }
 
 struct Held {
@@ -651,7 +806,7 @@ impl Disk for SimDisk {
         } else {
             self.host.track(&file, self.epoch)?
         };
-        Ok(SimFile { file, owner })
+        Ok(SimFile { file, owner, is_log: is_log(path) })
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -752,6 +907,7 @@ impl DiskFile for SimFile {
         if !self.owner.alive() {
             return Err(gone());
         }
+        self.owner.host.may_read()?;
         let mut have = 0;
         while have < buf.len() {
             match FileExt::read_at(&self.file, &mut buf[have..], offset + have as u64)? {
@@ -759,11 +915,31 @@ impl DiskFile for SimFile {
                 n => have += n,
             }
         }
+        self.owner.host.rot_read(&mut buf[..have]);
         Ok(have)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.owner.write(&self.file, buf, offset, false)
+        // What is prepared for a segment to come is zeros, on which nothing rests.
+        let counts = self.is_log && buf.iter().any(|byte| *byte != 0);
+        let damage = if counts { self.owner.host.next_write_damage() } else { None };
+        let Some((how, noise)) = damage else {
+            return self.owner.write(&self.file, buf, offset, false);
+        };
+        match how {
+            WriteDamage::Lost => self.owner.host.operation(self.owner.epoch, true),
+            WriteDamage::Rot => {
+                let mut rotten = buf.to_vec();
+                flip(&mut rotten, noise);
+                self.owner.write(&self.file, &rotten, offset, false)
+            }
+            WriteDamage::Misdirected => {
+                // Within the file: a disk does not make it longer.
+                let room = self.file.metadata()?.len().saturating_sub(buf.len() as u64);
+                let sectors = room / SECTOR as u64 + 1;
+                self.owner.write(&self.file, buf, noise % sectors * SECTOR as u64, false)
+            }
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {

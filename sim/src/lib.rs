@@ -25,6 +25,8 @@
 #[cfg(madsim)]
 pub mod admin;
 #[cfg(madsim)]
+pub mod buggify;
+#[cfg(madsim)]
 pub mod crash_matrix;
 #[cfg(madsim)]
 pub mod disk;

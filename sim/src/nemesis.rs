@@ -14,12 +14,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::admin::Admin;
-use crate::disk::Persistence;
+use crate::disk::{Persistence, WriteDamage};
 use crate::invariants::{Found, Violation};
 use crate::network::{Host, Params};
 use crate::plan::{CLOCK_RATE_CHANGE, Fault, Temper};
 use crate::rng::Rng;
-use crate::time::sleep;
+use crate::time::{sleep, within};
 use crate::trace::lock;
 use crate::workload::Members;
 use crate::world::{End, Phase, World};
@@ -40,6 +40,10 @@ pub struct Nemesis {
     excused: Mutex<BTreeMap<usize, Duration>>,
     /// Slots whose member was removed, or is joining: its process may end for that reason, or refuse to start.
     removed: Mutex<BTreeSet<usize>>,
+    /// Slots whose process whoever strikes there will start, and nobody else.
+    barred: Mutex<BTreeSet<usize>>,
+    /// How often a slot's process refused to start.
+    refusals: Mutex<BTreeMap<usize, u64>>,
     /// Crashes planted and not yet seen.
     planted: Mutex<BTreeMap<usize, Fault>>,
     /// Held while members change.
@@ -65,6 +69,8 @@ impl Nemesis {
             fired: Mutex::default(),
             excused: Mutex::default(),
             removed: Mutex::default(),
+            barred: Mutex::default(),
+            refusals: Mutex::default(),
             planted: Mutex::default(),
             membership: tokio::sync::Mutex::default(),
             over: Mutex::default(),
@@ -144,13 +150,16 @@ impl Nemesis {
                 self.hold(if plan.overlap { Duration::ZERO } else { length }).await;
                 continue;
             }
-            let strike = madsim::task::spawn_local(strike.run(fault));
+            let mut strike = madsim::task::spawn_local(strike.run(fault));
             // A change of members takes its time, and is to meet other faults.
             if plan.overlap || matches!(fault, Fault::Wipe | Fault::Grow) {
                 strikes.push(strike);
             } else {
-                // A strike that was cancelled struck nothing more.
-                let _ = strike.await;
+                let left = self.over().saturating_sub(self.world.time.elapsed());
+                // What takes longer, a member being replaced, needs the others healed.
+                if within(left + Duration::from_millis(1), &mut strike).await.is_none() {
+                    strikes.push(strike);
+                }
             }
         }
         // Strikes that hold until now take back what they did, in their own order.
@@ -183,6 +192,9 @@ impl Nemesis {
         let now = self.world.time.elapsed();
         let excused = lock(&self.excused).get(&i).is_some_and(|until| *until > now);
         let removed = lock(&self.removed).contains(&i);
+        if matches!(end, End::Refused(_)) {
+            *lock(&self.refusals).entry(i).or_default() += 1;
+        }
         match end {
             End::Crashed => {
                 if let Some(fault) = lock(&self.planted).remove(&i) {
@@ -201,13 +213,16 @@ impl Nemesis {
     /// Takes everything back: links, disks, power, processes.
     pub async fn heal(&self) {
         let world = &self.world;
+        crate::buggify::quiet();
         world.network.heal_all();
         world.network.set_params(Params { give_up: Duration::from_secs(10), ..Params::default() });
         for (i, slot) in world.slots.iter().enumerate() {
             slot.disk.set_full(false);
             slot.disk.fail_writes(0);
+            slot.disk.spare();
             let mut machine = lock(&slot.machine);
             machine.disk = crate::runtime::DiskParams::default();
+            machine.clock.frozen_at = None;
             machine.crash_at = None;
             drop(machine);
             slot.disk.crash_in(u64::MAX);
@@ -215,7 +230,7 @@ impl Nemesis {
         }
         let names = lock(&self.members).clone();
         for name in names {
-            if let Some(i) = world.slot(&name) {
+            if let Some(i) = world.slot(&name).filter(|i| !lock(&self.barred).contains(i)) {
                 world.start(i).await;
             }
         }
@@ -371,7 +386,7 @@ impl Strike {
             }
             Fault::Stop => {
                 let Some(i) = self.any() else { return false };
-                let clean = self.world().stop(i, Duration::from_secs(30)).await;
+                let (clean, _) = self.world().stop(i, Duration::from_secs(30)).await;
                 if !clean && !self.world().paused(i) {
                     let text = format!("{} did not stop in 30 s", self.world().slots[i].name);
                     self.nemesis.found.add(Violation::new("graceful-stop", text));
@@ -389,7 +404,14 @@ impl Strike {
                 let length = self.rng.duration(Duration::from_secs(2), Duration::from_secs(12));
                 self.pause(i, length).await
             }
-            Fault::DieInCall | Fault::PowerLossInCall | Fault::DieAtPoint => {
+            Fault::SlowCpu => {
+                let Some(i) = self.any() else { return false };
+                self.slow_cpu(i).await
+            }
+            Fault::DieInCall
+            | Fault::PowerLossInCall
+            | Fault::PowerLossInSync
+            | Fault::DieAtPoint => {
                 self.plant(fault);
                 false
             }
@@ -423,6 +445,24 @@ impl Strike {
                 lock(&self.world().slots[i].machine).clock.offset_ms += jump;
                 true
             }
+            Fault::ClockFreeze => {
+                let Some(i) = self.any() else { return false };
+                let machine = self.world().slots[i].machine.clone();
+                lock(&machine).clock.frozen_at = Some(self.world().time.elapsed());
+                self.nemesis.hold(self.length).await;
+                lock(&machine).clock.frozen_at = None;
+                true
+            }
+            Fault::ReadError => {
+                let Some(i) = self.any() else { return false };
+                self.read_error(i).await
+            }
+            Fault::RotOnRead
+            | Fault::RotAtRest
+            | Fault::RotOnWrite
+            | Fault::MisdirectedWrite
+            | Fault::LostWrite
+            | Fault::TruncatedFile => self.damage(fault).await.unwrap_or(false),
             Fault::ClockRate => {
                 let Some(i) = self.any() else { return false };
                 let rate = 1_000_000 - CLOCK_RATE_CHANGE + self.rng.below(2 * CLOCK_RATE_CHANGE);
@@ -537,7 +577,11 @@ impl Strike {
             Fault::DieAtPoint if self.rng.below(2) == 0 => Some(*self.rng.pick(&Persistence::ALL)),
             _ => None,
         };
-        if fault == Fault::DieAtPoint {
+        if fault == Fault::PowerLossInSync {
+            let n = self.rng.between(1, 40);
+            let model = *self.rng.pick(&Persistence::ALL);
+            self.world().lose_power_in_sync(i, n, model);
+        } else if fault == Fault::DieAtPoint {
             let points: Vec<&str> =
                 lock(&self.world().slots[i].machine).points.keys().copied().collect();
             if points.is_empty() {
@@ -555,6 +599,113 @@ impl Strike {
             self.world().die_in_call(i, n, model);
         }
         lock(&self.nemesis.planted).insert(i, fault);
+    }
+
+    /// The process runs for some milliseconds, and then does not for some more, again and again.
+    async fn slow_cpu(&mut self, i: usize) -> bool {
+        let until = self.world().time.elapsed() + self.length;
+        let longest = *self.rng.pick(&[20, 80, 300]);
+        while self.world().time.elapsed() < until.min(self.nemesis.over()) {
+            self.world().pause(i);
+            sleep(Duration::from_millis(self.rng.between(1, longest))).await;
+            self.world().resume(i);
+            sleep(Duration::from_millis(self.rng.between(1, 20))).await;
+        }
+        true
+    }
+
+    /// Reads fail while a process starts: it must say so, and start once they work again.
+    async fn read_error(&mut self, i: usize) -> bool {
+        let disk = self.world().slots[i].disk.clone();
+        let before = disk.counters().errors;
+        let until = self.world().time.elapsed() + self.length + Duration::from_secs(30);
+        lock(&self.nemesis.excused).insert(i, until);
+        self.world().kill(i).await;
+        disk.fail_reads(self.rng.between(1, 30));
+        self.world().start(i).await;
+        self.nemesis.hold(self.length).await;
+        disk.spare();
+        disk.counters().errors > before
+    }
+
+    /// The disk damages a member's log, without a word. A closed log proves how far it goes, so the member
+    /// must not start with less: it says what is wrong, and is replaced. (A log that was not closed cannot
+    /// tell a damaged last write from a torn one. So this strikes alone, and who dies with it goes at once.)
+    async fn damage(&mut self, fault: Fault) -> Option<bool> {
+        let nemesis = self.nemesis.clone();
+        let _change = nemesis.membership.try_lock().ok()?;
+        if self.world().plan.overlap || self.slots().len() < 3 || !self.all_well().await {
+            return None;
+        }
+        let i = self.any()?;
+        let name = self.world().slots[i].name.clone();
+        let status = self.nemesis.admin().status(&name).await.ok()?;
+        let id = status.header?.member_id;
+        let disk = self.world().slots[i].disk.clone();
+        // A crash planted earlier must not strike between the damage and the closing of the log.
+        disk.spare();
+        disk.crash_in(u64::MAX);
+        lock(&self.world().slots[i].machine).crash_at = None;
+        lock(&self.nemesis.planted).remove(&i);
+        let before = disk.counters().damages;
+        let noise = self.rng.next_u64();
+        let how = match fault {
+            Fault::RotOnWrite => Some(WriteDamage::Rot),
+            Fault::MisdirectedWrite => Some(WriteDamage::Misdirected),
+            Fault::LostWrite => Some(WriteDamage::Lost),
+            _ => None,
+        };
+        lock(&self.nemesis.removed).insert(i);
+        lock(&self.nemesis.barred).insert(i);
+        if let Some(how) = how {
+            disk.damage_write(how, noise);
+            self.nemesis.hold(self.length).await;
+        }
+        let (_, whole) = self.world().stop(i, Duration::from_secs(30)).await;
+        match fault {
+            Fault::RotOnRead => disk.damage_read(self.rng.below(8), noise),
+            Fault::RotAtRest => disk.rot_log(noise),
+            Fault::TruncatedFile => disk.cut_log(noise),
+            _ => {}
+        }
+        let harmed = disk.counters().damages > before || fault == Fault::RotOnRead;
+        let refused = !whole || (harmed && self.refuses_to_start(i).await);
+        let rot_on_read = fault == Fault::RotOnRead;
+        disk.spare();
+        let replaced = refused && !(whole && rot_on_read);
+        if replaced {
+            lock(&self.nemesis.members).retain(|other| *other != name);
+        }
+        lock(&self.nemesis.barred).remove(&i);
+        if replaced {
+            self.world().wipe(i).await;
+            let others = lock(&self.nemesis.members).clone();
+            self.leave(&others, id).await;
+            self.join(i, &others).await;
+        } else {
+            self.world().start(i).await;
+            let until = self.world().time.elapsed() + CHANGE_LIMIT;
+            while self.world().phase(i) != Phase::Serving && self.world().time.elapsed() < until {
+                sleep(Duration::from_millis(50)).await;
+            }
+            lock(&self.nemesis.removed).remove(&i);
+        }
+        Some(disk.counters().damages > before)
+    }
+
+    /// Starts a process and says whether it refuses, which it must do at once.
+    async fn refuses_to_start(&mut self, i: usize) -> bool {
+        let refusals = |nemesis: &Nemesis| lock(&nemesis.refusals).get(&i).copied().unwrap_or(0);
+        let before = refusals(&self.nemesis);
+        self.world().start(i).await;
+        let until = self.world().time.elapsed() + Duration::from_secs(60);
+        while refusals(&self.nemesis) == before
+            && self.world().phase(i) != Phase::Serving
+            && self.world().time.elapsed() < until
+        {
+            sleep(Duration::from_millis(20)).await;
+        }
+        refusals(&self.nemesis) > before
     }
 
     async fn slow_disk(&mut self, fault: Fault) -> bool {
@@ -716,6 +867,9 @@ impl Strike {
                 Some(format!("{host}={url}"))
             })
             .collect();
+        if listed.iter().any(|m| m.id == id && m.is_learner) && self.rng.below(2) == 0 {
+            self.promote_too_soon(others, id, &url).await;
+        }
         // Somebody may have brought the process back meanwhile, as what it was: then it founded a directory.
         self.world().wipe(i).await;
         self.world().prepare_to_join(i, cluster.join(","));
@@ -742,6 +896,23 @@ impl Strike {
             && !self.nemesis.found.any()
         {
             sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    /// A learner whose process was never started must not become a voter: not when asked for, and not by an
+    /// update of its URLs.
+    async fn promote_too_soon(&mut self, others: &[String], id: u64, url: &str) {
+        let mut admin = self.nemesis.admin();
+        let through = self.rng.pick(others).clone();
+        let asked = if self.rng.below(2) == 0 {
+            admin.member_promote(&through, id).await
+        } else {
+            admin.member_update(&through, id, url).await
+        };
+        let listed = admin.member_list(&through).await.unwrap_or_default();
+        if listed.iter().any(|m| m.id == id && !m.is_learner) {
+            let text = format!("{id:x} never ran and is a voter; the answer was {asked:?}");
+            self.nemesis.found.add(Violation::new("promotion", text));
         }
     }
 

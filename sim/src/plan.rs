@@ -46,6 +46,8 @@ pub struct Plan {
     pub fault_length: (u64, u64),
     /// What clients do.
     pub load: Load,
+    /// Of a million of the code's rare ways, how many are active: see [`crate::buggify`].
+    pub buggify: u32,
     /// What of the faults is left out; nothing, unless somebody makes a failing seed small.
     pub mask: Mask,
 }
@@ -60,6 +62,8 @@ pub struct Mask {
     pub strikes: Option<Vec<u64>>,
     /// Whether the run ends with its rough time, without healing and demands.
     pub no_demands: bool,
+    /// Whether the code keeps to its ordinary ways.
+    pub no_buggify: bool,
 }
 
 impl Mask {
@@ -112,6 +116,8 @@ pub struct Load {
     pub mix: Vec<(Kind, u64)>,
     /// Of a million operations, how many go to another member than the one before.
     pub wander: u32,
+    /// How often all clients pause together, and for how long, in milliseconds; 0 for never.
+    pub lull: (u64, u64),
     /// The shortest and longest TTL asked for, in seconds.
     pub ttl: (i64, i64),
 }
@@ -257,6 +263,26 @@ kinds! {
         ClockJump = "clock-jump",
         /// A clock's rate changes (with the next start).
         ClockRate = "clock-rate",
+        /// A wall clock stands still for a while.
+        ClockFreeze = "clock-freeze",
+        /// A process gets the processor only now and then.
+        SlowCpu = "slow-cpu",
+        /// A machine loses its power in the n-th sync from now: between a write and its durability.
+        PowerLossInSync = "power-loss-in-sync",
+        /// Reads fail while a process starts.
+        ReadError = "read-error",
+        /// A bit is flipped in what is read while a process starts.
+        RotOnRead = "rot-on-read",
+        /// A bit of the log at rest is flipped.
+        RotAtRest = "rot-at-rest",
+        /// A bit is flipped in what is written to the log.
+        RotOnWrite = "rot-on-write",
+        /// A write to the log lands elsewhere in its file.
+        MisdirectedWrite = "misdirected-write",
+        /// A write to the log is lost, and nobody says so.
+        LostWrite = "lost-write",
+        /// A file of the log is cut off.
+        TruncatedFile = "truncated-file",
     }
 }
 
@@ -305,6 +331,10 @@ impl Plan {
             faults.clear();
         }
         let network = draw_network(rng, brutal);
+        let buggify = match temper {
+            Temper::Calm => 0,
+            _ => *Rng::new(seed, "buggify").pick(&[0, 100_000, 250_000, 500_000]),
+        };
         let disk_longest = if brutal { 20_000 } else { *rng.pick(&[500, 2_000, 2_000, 10_000]) };
         let drift = *rng.pick(&[0, 0, 1_000, 50_000]);
         let offset = *rng.pick(&[0, 500, 60_000, 86_400_000]);
@@ -333,6 +363,7 @@ impl Plan {
             fault_pause: if brutal { range(rng, 50, 1_500) } else { range(rng, 300, 4_000) },
             fault_length: range(rng, 100, if brutal { 8_000 } else { 3_000 }),
             load: Load::draw(rng, brutal),
+            buggify,
             mask: Mask::default(),
         }
     }
@@ -363,7 +394,7 @@ fn draw_network(rng: &mut Rng, brutal: bool) -> Params {
         tail: (*rng.pick(tails), Duration::from_millis(rng.between(10, tail_longest))),
         loss: *rng.pick(losses),
         retransmit: Duration::from_millis(rng.between(20, 300)),
-        give_up: Duration::from_secs(rng.between(3, 20)),
+        give_up: Duration::from_secs(skewed(rng, 1, 20)),
         window: *rng.pick(&[16 << 10, 256 << 10, 4 << 20]),
         segment: *rng.pick(&[1_400, 16 << 10, 64 << 10, 1 << 20]),
     }
@@ -407,6 +438,7 @@ impl Load {
             patience: if brutal { rng.between(300, 8_000) } else { rng.between(1_000, 6_000) },
             mix,
             wander: *rng.pick(&[0, 50_000, 300_000, 1_000_000]),
+            lull: *rng.pick(&[(0, 0), (0, 0), (2_000, 700), (6_000, 3_000)]),
             ttl: (shortest, shortest + i64::try_from(rng.below(8)).unwrap_or(0)),
         }
     }
@@ -444,6 +476,7 @@ impl fmt::Display for Plan {
         let (pause, length) = (self.fault_pause, self.fault_length);
         write!(f, "  faults every {pause:?} ms for {length:?} ms{alone}: ")?;
         list(f, &self.faults)?;
+        write!(f, "; {} of a million rare ways", self.buggify)?;
         if self.mask != Mask::default() {
             write!(f, "; of those only {:?}", self.mask)?;
         }
@@ -451,7 +484,7 @@ impl fmt::Display for Plan {
         write!(
             f,
             "\n  {} clients, {} watchers, {} keys, values to {} B, think {:?} ms, patience {} ms, \
-             wander {} ppm, TTL {:?} s: ",
+             wander {} ppm, lulls {:?} ms, TTL {:?} s: ",
             load.clients,
             load.watchers,
             load.keys,
@@ -459,6 +492,7 @@ impl fmt::Display for Plan {
             load.think,
             load.patience,
             load.wander,
+            load.lull,
             load.ttl
         )?;
         list(f, &load.mix)

@@ -61,6 +61,8 @@ pub struct Report {
     pub score: Score,
     /// Strikes that took effect.
     pub fired: Fired,
+    /// The code's rare ways: how often each was passed and taken.
+    pub buggified: crate::buggify::Sites,
     /// What went wrong without a strike: see [`ambient`].
     pub ambient: Vec<(&'static str, u64)>,
     /// What the network saw.
@@ -163,6 +165,7 @@ where
     let _guard = logs.install();
     let base = Base::default();
     let (text, seed) = (plan.to_string(), plan.seed);
+    crate::buggify::begin(seed, if plan.mask.no_buggify { 0 } else { plan.buggify });
     let (inner, inner_logs) = (base.clone(), logs.clone());
     let caught = catch_unwind(AssertUnwindSafe(|| {
         let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
@@ -194,6 +197,7 @@ where
         world.forget();
     }
     outcome.report.seed = seed;
+    outcome.report.buggified = crate::buggify::end();
     outcome.violations.splice(0..0, base.found.take());
     outcome.violations.extend(logs.violation().map(|line| Violation::new("protocol", line)));
     if let Some(path) = &options.history
@@ -329,11 +333,13 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
     let members: Members = Arc::new(Mutex::new(names));
     let history = History::new(world.trace.clone());
     let score = Arc::new(Mutex::new(Score::default()));
+    let compacted = Arc::<std::sync::atomic::AtomicI64>::default();
     let shared = |stop: &Arc<AtomicBool>| Shared {
         history: history.clone(),
         members: members.clone(),
         stop: stop.clone(),
         score: score.clone(),
+        compacted: compacted.clone(),
     };
     let (stop_clients, stop_watchers) =
         (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());

@@ -31,13 +31,15 @@ use crate::trace::lock;
 pub struct ClockParams {
     /// The wall clock's distance from the simulation's time, in milliseconds. May change: a jump.
     pub offset_ms: i64,
+    /// The simulation's time at which the wall clock stands still, if it does.
+    pub frozen_at: Option<Duration>,
     /// How fast both clocks go, in millionths of the right rate. Taken up by the next process.
     pub rate_ppm: u32,
 }
 
 impl Default for ClockParams {
     fn default() -> Self {
-        Self { offset_ms: 0, rate_ppm: 1_000_000 }
+        Self { offset_ms: 0, frozen_at: None, rate_ppm: 1_000_000 }
     }
 }
 
@@ -128,8 +130,11 @@ impl Runtime for SimRuntime {
     }
 
     fn wall(&self) -> Duration {
-        let shifted = i64::try_from((EPOCH + self.now().0).as_millis()).unwrap_or(i64::MAX);
-        let shifted = shifted.saturating_add(lock(&self.machine).clock.offset_ms);
+        let clock = lock(&self.machine).clock;
+        let elapsed = clock.frozen_at.unwrap_or_else(|| self.time.elapsed());
+        let shown = EPOCH + scale(elapsed, self.rate, RIGHT_RATE);
+        let shifted = i64::try_from(shown.as_millis()).unwrap_or(i64::MAX);
+        let shifted = shifted.saturating_add(clock.offset_ms);
         Duration::from_millis(u64::try_from(shifted).unwrap_or(0))
     }
 

@@ -267,8 +267,9 @@ impl World {
         self.slots[i].disk.wipe();
     }
 
-    /// Asks the process in a slot to stop, as SIGTERM does, and waits until it has, or `limit`.
-    pub async fn stop(&self, i: usize, limit: Duration) -> bool {
+    /// Asks the process in a slot to stop, as SIGTERM does, and waits until it has, or `limit`. Says whether
+    /// it ended in time, and whether by itself and whole, so that its log is closed.
+    pub async fn stop(&self, i: usize, limit: Duration) -> (bool, bool) {
         let _turn = self.slots[i].turn.lock().await;
         let stop = {
             let mut state = lock(&self.slots[i].state);
@@ -287,8 +288,9 @@ impl World {
             }
             sleep(Duration::from_millis(20)).await;
         }
+        let whole = self.phase(i) == Phase::Ended(End::Stopped);
         self.end(i, None).await;
-        clean
+        (clean, whole)
     }
 
     /// Gives the process in a slot no processor any more.
@@ -313,6 +315,12 @@ impl World {
     pub fn die_in_call(&self, i: usize, n: u64, model: Option<Persistence>) {
         lock(&self.slots[i].state).crash_model = model;
         self.slots[i].disk.crash_in(n);
+    }
+
+    /// Plants a loss of power in the `n`-th sync from now: what it was to make durable is written, and is not.
+    pub fn lose_power_in_sync(&self, i: usize, n: u64, model: Persistence) {
+        lock(&self.slots[i].state).crash_model = Some(model);
+        self.slots[i].disk.crash_in_sync(n);
     }
 
     /// Plants a crash at a crash point.

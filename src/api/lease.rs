@@ -93,7 +93,7 @@ impl Lease for Api {
                         Ok(ttl) => Ok(pb::LeaseKeepAliveResponse { header, id: id.0, ttl }),
                         Err(error) => Err(fail(error)),
                     };
-                    let failed = response.is_err();
+                    let failed = response.is_err() || crate::buggify!("keep_alive_ends");
                     if responses.send(response).await.is_err() || failed {
                         return;
                     }

@@ -244,7 +244,8 @@ impl Session {
     /// hub locked.
     async fn deliver(&self) -> Result<(), Gone> {
         loop {
-            let taken = self.api.hub().take(self.id, TAKE_BYTES);
+            let most = crate::buggify!("watch_takes_little", 1, TAKE_BYTES);
+            let taken = self.api.hub().take(self.id, most);
             for delivery in taken.deliveries {
                 self.deliver_one(delivery).await?;
             }
@@ -309,6 +310,7 @@ impl Session {
     /// Splits a response that is larger than a client's message may be; an event is never split.
     async fn send_fragments(&self, response: pb::WatchResponse) -> Result<(), Gone> {
         let most = self.api.handle.limits().request_bytes_max + (512 << 10);
+        let most = crate::buggify!("watch_sends_each_event", 1, most);
         if response.encoded_len() < most || response.events.len() < 2 {
             return self.send(response).await;
         }

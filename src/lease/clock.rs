@@ -318,9 +318,10 @@ impl Clock {
             })
             .collect();
         self.push_checkpoints(term, now, resets, &mut proposals);
-        for _ in 0..self.options.expiries_per_poll_max {
+        let most = crate::buggify!("lease_ends_one_by_one", 1, self.options.expiries_per_poll_max);
+        for _ in 0..most {
             let Some(&(due, id)) = self.expiries.first() else { break };
-            if due > now {
+            if due > now || crate::buggify!("lease_ends_later") {
                 break;
             }
             self.expiries.pop_first();

@@ -59,7 +59,7 @@ impl Store {
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, Refusal> {
         let mut job = self.hash_job(revision)?;
         loop {
-            if let Some(done) = job.step(BATCH_ROWS)? {
+            if let Some(done) = job.step(crate::buggify!("hash_reads_each_row", 1, BATCH_ROWS))? {
                 return Ok(done);
             }
         }

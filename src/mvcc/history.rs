@@ -77,7 +77,8 @@ impl Store {
             match batch.revisions.last_mut() {
                 Some((main, events)) if *main == id.main => events.push(event),
                 _ => {
-                    if batch.revisions.len() >= budget.revisions.max(1)
+                    let most = crate::buggify!("history_gives_one_revision", 1, budget.revisions);
+                    if batch.revisions.len() >= most.max(1)
                         || (copier.bytes > budget.bytes && !batch.revisions.is_empty())
                     {
                         batch.next = id.main;

@@ -24,6 +24,7 @@ use super::frame::{bounds_after, decode_row, span};
 use super::ledger::Ledger;
 use super::recent::Since;
 use super::store::{Published, Store};
+use crate::buggify;
 use crate::command::{
     KeyRange, KeyValue, Range, RangeOutcome, Refusal, RowId, SortOrder, SortTarget,
 };
@@ -35,6 +36,10 @@ const BATCH_KEYS: usize = 512;
 
 /// Bytes of keys and values read in one view, after which the batch ends.
 const BATCH_BYTES: usize = 1 << 20;
+
+fn keys_in_view() -> usize {
+    buggify!("read_takes_one_key", 1, BATCH_KEYS)
+}
 
 /// How often a read of the newest revision starts again before it gives up.
 const RETRIES: usize = 16;
@@ -143,11 +148,12 @@ impl Store {
         bytes_max: usize,
     ) -> Result<(), Stop> {
         let published = self.inner.published();
+        let bytes_max = buggify!("read_takes_few_bytes", 1, bytes_max);
         not_overtaken(at, published.compact)?;
         let ledger = gather.ledger(&published.counts);
         let entered = self.inner.enter_with(published);
         let frame = Frame { ledger: Some(&ledger), ..entered.frame(at) };
-        Ok(gather.step(&frame, BATCH_KEYS, bytes_max)?)
+        Ok(gather.step(&frame, keys_in_view(), bytes_max)?)
     }
 
     /// Repeats a read of the newest revision while compactions overtake it.
@@ -207,7 +213,7 @@ impl Store {
         let mut counted = None;
         if walks {
             let frame = Frame { ledger: ledger.as_ref(), ..entered.frame(at) };
-            gather.step(&frame, BATCH_KEYS, BATCH_BYTES)?;
+            gather.step(&frame, keys_in_view(), BATCH_BYTES)?;
         }
         if gather.done && !gather.full() {
             counting = None;
@@ -241,7 +247,7 @@ impl Store {
             // Older than what is remembered: look at the rows since then, or, if the range has fewer
             // keys than there were revisions, at the keys.
             let revisions = since.after.0.abs_diff(at.0);
-            if now < revisions {
+            if now < revisions || buggify!("read_counts_by_walking") {
                 return self.count_by_walking(range, at);
             }
             gained += self.gained_in_rows(range, at, since.after)?;

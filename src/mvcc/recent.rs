@@ -70,6 +70,14 @@ impl Recent {
                 self.blocks.push_back(Arc::new(full));
             }
         }
+        if crate::buggify!("recent_forgets_all")
+            && let Some(newest) = self.active.last()
+        {
+            self.floor = newest.revision;
+            self.key_bytes = 0;
+            self.blocks.clear();
+            self.active.clear();
+        }
         while self.blocks.len() > BLOCKS_MAX
             || (self.key_bytes > KEY_BYTES_MAX && !self.blocks.is_empty())
         {

@@ -29,6 +29,7 @@ use super::codec::{self, Body, KeyState};
 use super::frame::{Damage, decode_row};
 use super::hash::{HashKv, Present, Remembered, Rows};
 use super::store::{Inner, Store};
+use crate::buggify;
 use crate::command::RowId;
 use crate::mutant;
 use crate::storage::{Table, View, Write, WriteTxn};
@@ -184,7 +185,8 @@ impl Store {
             if txn.get(Table::Meta, &meta_key(META_COMPACTION, target)).is_none() {
                 return Ok(ScrubProgress::Idle);
             }
-            let work = scrub.work.take().unwrap_or_else(|| {
+            let work = scrub.work.take().filter(|_| !buggify!("scrub_begins_again"));
+            let work = work.unwrap_or_else(|| {
                 let forgotten = scrub.pending.len() > HASHES_MAX;
                 if forgotten || scrub.hashes.contains_key(&target) {
                     // All rows of the compaction before are walked again: its own may still be there.
@@ -237,7 +239,7 @@ impl Store {
         mut next: RowId,
         rows_max: usize,
     ) -> Result<ScrubProgress, Damage> {
-        if self.inner.holds.load(Ordering::Acquire) > 0 {
+        if self.inner.holds.load(Ordering::Acquire) > 0 || buggify!("scrub_is_held") {
             self.inner.scrub().work = Some(Work::Delete(next));
             return Ok(ScrubProgress::Paused);
         }

@@ -251,11 +251,15 @@ impl<R: Runtime> Shared<R> {
     fn backoff(&self, failures: u32) -> Duration {
         let ChannelOptions { backoff_min, backoff_max, .. } = self.options;
         let full = backoff_min.saturating_mul(1 << failures.min(16)).min(backoff_max);
+        let full = crate::buggify!("channel_waits_long", backoff_max, full);
         let parts = u32::try_from(self.runtime.random_u64() % 256).unwrap_or(0);
         full - full / 1024 * parts
     }
 
     async fn handshake(self: &Arc<Self>) -> io::Result<http2::SendRequest<Body>> {
+        if crate::buggify!("channel_does_not_connect") {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
         let stream = self.runtime.connect(&self.options.address).await?;
         match &self.options.tls {
             None => self.speak_http2(stream).await,
@@ -300,7 +304,11 @@ impl<R: Runtime> Shared<R> {
         let mut builder = http2::Builder::new(tasks);
         builder
             .timer(self.clock.clone())
-            .initial_stream_window_size(settings.stream_window)
+            .initial_stream_window_size(crate::buggify!(
+                "channel_small_streams",
+                1024,
+                settings.stream_window
+            ))
             .initial_connection_window_size(settings.connection_window)
             .max_frame_size(settings.frame_max)
             .max_header_list_size(settings.header_list_max)

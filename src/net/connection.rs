@@ -25,6 +25,7 @@ use super::pings::Pings;
 use super::serve::{Phase, Shared, reached};
 use super::sniff::{Rewound, begins_http2, begins_tls};
 use super::tls::PeerIdentity;
+use crate::buggify;
 use crate::runtime::{Elapsed, Runtime, Stream, latest, timeout};
 
 /// Streams a client may have reset before we took them up, and the like. A client that cancels a
@@ -126,12 +127,12 @@ fn http2_builder<R: Runtime>(shared: &Shared<R>) -> http2::Builder<Tasks<R>> {
     let mut builder = http2::Builder::new(Tasks(shared.runtime.clone()));
     builder
         .timer(shared.clock.clone())
-        .initial_stream_window_size(stream_window)
+        .initial_stream_window_size(buggify!("connection_small_streams", 1024, stream_window))
         .initial_connection_window_size(connection_window)
         .max_frame_size(frame_max)
         .max_concurrent_streams((streams_max != u32::MAX).then_some(streams_max))
         .max_header_list_size(header_list_max)
-        .max_send_buf_size(send_buffer_max)
+        .max_send_buf_size(buggify!("connection_buffers_little", 1024, send_buffer_max))
         .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
         .max_local_error_reset_streams(RESET_STREAMS_MAX)
         .keep_alive_interval(keepalive_interval)
@@ -262,6 +263,9 @@ where
     let mut draining = false;
     loop {
         let turn = std::future::poll_fn(|cx| {
+            if buggify!("connection_goes_away") {
+                go_away(connection.as_mut());
+            }
             let done = connection.as_mut().poll(cx).map_err(Into::into);
             if done.is_pending() && cork.pinged_too_often() {
                 return Poll::Ready(Err("got too many pings from the client".into()));

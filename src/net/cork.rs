@@ -36,6 +36,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::authority::Authorities;
 use super::pings::Pings;
+use crate::buggify;
 
 /// Unwritten bytes at which writes begin to wait.
 pub const BUFFER_MAX: usize = 1024 * 1024;
@@ -97,6 +98,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Cork<S> {
     /// # Errors
     /// When the socket has failed; the connection is of no more use.
     pub fn end_turn(&self, cx: &mut Context<'_>) -> io::Result<()> {
+        if buggify!("cork_writes_a_turn_later") {
+            cx.waker().wake_by_ref();
+            return Ok(());
+        }
         match lock(&self.0).drain(cx) {
             Poll::Ready(Err(error)) => Err(error),
             Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
@@ -144,7 +149,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shared<S> {
     fn drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check()?;
         while !self.unwritten.is_empty() {
-            let written = match ready!(Pin::new(&mut self.socket).poll_write(cx, &self.unwritten)) {
+            let most = buggify!("cork_writes_little", 7, usize::MAX).min(self.unwritten.len());
+            let some = &self.unwritten[..most];
+            let written = match ready!(Pin::new(&mut self.socket).poll_write(cx, some)) {
                 Ok(0) => Err(io::ErrorKind::WriteZero.into()),
                 result => result,
             };
@@ -166,6 +173,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shared<S> {
     /// Makes room for a write, waiting for the socket only if there is none.
     fn make_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check()?;
+        if buggify!("cork_takes_nothing") {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if self.unwritten.len() >= BUFFER_MAX {
             // Anything less than a full buffer is room: a partial drain must not wait for the rest.
             if let Poll::Ready(Err(error)) = self.drain(cx) {
@@ -229,7 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Read for Corked<S> {
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let mut shared = lock(&self.0);
-        let room = buf.remaining().min(READ_MAX);
+        let room = buf.remaining().min(buggify!("cork_reads_little", 7, READ_MAX));
         loop {
             if room == 0 {
                 return Poll::Ready(Ok(()));

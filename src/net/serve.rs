@@ -177,6 +177,9 @@ async fn accept<R, S, B>(
                 continue;
             }
         };
+        if crate::buggify!("accept_hangs_up") {
+            continue;
+        }
         let open = Open::new(&shared.stats, &alive);
         let (shared, service, mut phases) = (shared.clone(), service.clone(), phases.clone());
         let runtime = shared.runtime.clone();

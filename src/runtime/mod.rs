@@ -38,6 +38,7 @@ use std::time::Duration;
 
 use ::tokio::io::{AsyncRead, AsyncWrite};
 
+pub mod buggify;
 #[cfg(feature = "real")]
 pub mod files;
 pub mod latest;

@@ -55,6 +55,9 @@ impl Answers {
 
     /// Sends off what was gathered.
     pub(crate) fn end_turn(&mut self) {
+        if crate::buggify!("answers_go_one_by_one") {
+            self.turn.drain(..).for_each(|answer| drop(self.post.send(vec![answer])));
+        }
         if !self.turn.is_empty() {
             // A lane that is gone has nobody left who waits.
             let _ = self.post.send(std::mem::take(&mut self.turn));

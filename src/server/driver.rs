@@ -38,6 +38,7 @@ use super::reads::Reads;
 use super::snapshots::Snapshots;
 use super::status::NodeStatus;
 use super::{Settings, StopReason};
+use crate::buggify;
 use crate::cluster::Change;
 use crate::command::{Command, Op, RequestId};
 use crate::machine::Machine;
@@ -185,7 +186,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
                     () = sleep => {}
                 }
             }
-            for _ in 0..EVENTS_PER_TURN_MAX {
+            for _ in 0..buggify!("driver_one_event_a_turn", 1, EVENTS_PER_TURN_MAX) {
                 let Ok(event) = self.mailbox.try_recv() else { break };
                 self.on(event);
             }
@@ -248,8 +249,15 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         if now >= self.next_tick {
             // After a pause only one tick is made up for: a member that slept must not at once believe
             // that everybody else has been silent for as long.
-            self.next_tick = now + self.settings.heartbeat_interval;
+            let late = buggify!("driver_ticks_late", 2, 1);
+            self.next_tick = now + self.settings.heartbeat_interval * late;
             self.node.step(Input::Tick);
+            if buggify!("driver_loses_the_leader")
+                && let Some(leader) = self.node.leader()
+                && leader != self.settings.id
+            {
+                self.node.step(Input::PeerConnectionLost(leader));
+            }
             let peers = self.node.status();
             self.status.send_if_modified(|published| {
                 published.update_peers(&peers);
@@ -263,15 +271,19 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
                 self.node.step(Input::Propose(proposal));
             }
         }
-        if let Some(id) = self.reads.ask(now) {
+        if !buggify!("driver_asks_for_reads_later")
+            && let Some(id) = self.reads.ask(now)
+        {
             self.node.step(Input::ReadIndex(id));
         }
         self.pump();
         if self.release_at().is_some_and(|at| now >= at || self.node.role() != Role::Leader) {
             self.changes.release();
         }
-        for op in self.leases.poll(now) {
-            self.propose_own(op);
+        if !buggify!("driver_polls_leases_later") {
+            for op in self.leases.poll(now) {
+                self.propose_own(op);
+            }
         }
         self.pump();
         let flush = self.keeper.turn(now, &self.machine);
@@ -283,10 +295,13 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
     }
 
     fn log_trim(&mut self, below: Index) -> bool {
-        let below = if crate::mutant!("R32") { below.next() } else { below };
+        if buggify!("driver_trims_later") {
+            return false;
+        }
+        let catchup = buggify!("driver_trims_all", 0, self.settings.catchup_entries);
+        let below = if crate::mutant!("R32") { self.machine.applied().index } else { below };
         self.log.trim(below);
-        let memory =
-            Index(self.machine.applied().index.0.saturating_sub(self.settings.catchup_entries));
+        let memory = Index(self.machine.applied().index.0.saturating_sub(catchup));
         self.node.step(Input::Trim(memory.min(below)));
         true
     }
@@ -297,7 +312,9 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             Event::Propose { id, data, reply } => {
                 if self.stopping.is_some() {
                     let _ = reply.send(Err(ServeError::Stopped));
-                } else if self.proposals.len() >= self.settings.proposals_max {
+                } else if self.proposals.len() >= self.settings.proposals_max
+                    || buggify!("driver_is_overloaded")
+                {
                     let _ = reply.send(Err(ServeError::TooManyRequests));
                 } else {
                     let deadline = now + self.settings.request_timeout;
@@ -325,7 +342,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
                 for ticket in tickets {
                     self.node.step(Input::Persisted(ticket));
                     if let Some(messages) = self.held.remove(&ticket.number) {
-                        self.transport.send(messages);
+                        self.say(messages);
                     }
                 }
             }
@@ -358,6 +375,9 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         while self.failed.is_none() {
             let Some(ready) = self.node.take_ready() else { break };
             self.carry_out(ready);
+            if buggify!("driver_answers_early") {
+                self.answers.end_turn();
+            }
         }
         self.answers.end_turn();
     }
@@ -368,7 +388,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             self.on_soft_state(soft);
         }
         if !ready.messages_now.is_empty() {
-            self.transport.send(ready.messages_now);
+            self.say(ready.messages_now);
         }
         if let Some(ticket) = ready.ticket {
             if !ready.messages_after_persist.is_empty() {
@@ -389,7 +409,11 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             self.apply(&ready.committed);
         }
         for read in ready.reads {
-            self.reads.confirm(read.id, read.index);
+            if buggify!("driver_asks_for_reads_again") {
+                self.reads.failed(read.id, Ok(now + READ_RETRY));
+            } else {
+                self.reads.confirm(read.id, read.index);
+            }
         }
         self.reads.applied(self.machine.applied().index, &mut self.answers);
         for failed in ready.failed_reads {
@@ -409,6 +433,26 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         for violation in ready.violations {
             error!(%violation, "a peer broke the protocol");
         }
+    }
+
+    /// Sends messages. Networks lose, repeat and reorder them; ours does none of that between two members
+    /// while their connection stands.
+    fn say(&self, mut messages: Vec<Envelope>) {
+        if buggify!("message_is_lost") {
+            messages.pop();
+        }
+        if buggify!("message_comes_twice") {
+            // A proposal that comes twice is in the log twice: there the transport's order is relied on.
+            let again = |one: &&Envelope| !matches!(one.message, raft::Message::Propose { .. });
+            messages.extend(messages.first().filter(again).cloned());
+        }
+        if buggify!("messages_come_in_reverse") {
+            messages.reverse();
+        }
+        if buggify!("messages_go_one_by_one") {
+            messages.drain(..).for_each(|message| self.transport.send(vec![message]));
+        }
+        self.transport.send(messages);
     }
 
     fn on_soft_state(&mut self, soft: raft::SoftState) {
@@ -531,7 +575,12 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             Err(ServeError::BadTransferee)
         } else {
             self.node.step(Input::TransferLeader(to));
-            let deadline = now + self.settings.request_timeout;
+            let patience = buggify!(
+                "driver_gives_up_a_transfer",
+                Duration::ZERO,
+                self.settings.request_timeout
+            );
+            let deadline = now + patience;
             if let Some((_, _, earlier)) = self.transfer.replace((to, deadline, reply)) {
                 let _ = earlier.send(Err(ServeError::TransferTimeout));
             }
@@ -556,6 +605,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             .max_by_key(|(id, peer)| (peer.matched, std::cmp::Reverse(**id)))
             .map(|(id, _)| *id);
         let deadline = match (status.role, heir) {
+            (Role::Leader, Some(_)) if buggify!("driver_stops_without_handing_over") => now,
             (Role::Leader, Some(heir)) => {
                 info!(to = format!("{:x}", heir.0), "leadership transfer starting");
                 for op in self.leases.hand_over(now) {

@@ -275,6 +275,7 @@ impl Handle {
         loop {
             let leader = self.shared.status.borrow().leader;
             let outcome = match leader {
+                _ if crate::buggify!("handle_knows_no_leader") => Err(ServeError::NoLeader),
                 Some(leader) if leader == self.shared.id => here().await,
                 Some(leader) => there(leader).await,
                 None => Err(ServeError::NoLeader),

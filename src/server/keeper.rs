@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::event::Event;
+use crate::buggify;
 use crate::machine::Machine;
 use crate::metrics::Metrics;
 use crate::mvcc::{Damage, ScrubProgress};
@@ -103,7 +104,7 @@ impl Keeper {
     /// A batch is in the file.
     pub(crate) fn flushed(&mut self, _position: LogPosition) {
         self.busy = false;
-        self.trim = Some(Index(0));
+        self.trim = Some(Index(0)).filter(|_| !buggify!("store_forgets_to_trim"));
         // A compaction may have become durable with this batch: only now can its rows be removed.
         self.scrub_at = Some(Instant::default());
     }
@@ -128,8 +129,11 @@ impl Keeper {
         let storage = machine.storage();
         let trimmed = self.trim.take().map(|_| storage.trim_floor());
         let due = self.dirty_since.is_some_and(|since| now >= since + FLUSH_INTERVAL)
-            || (self.dirty_since.is_some() && storage.overlay_bytes() >= FLUSH_BYTES);
-        if !self.busy && due {
+            || (self.dirty_since.is_some()
+                && (storage.overlay_bytes() >= FLUSH_BYTES || buggify!("store_flushes_early")));
+        if !self.busy && due && buggify!("store_flushes_late") {
+            self.dirty_since = Some(now);
+        } else if !self.busy && due {
             self.dirty_since = None;
             if let Some(job) = storage.begin_flush() {
                 self.busy = true;
@@ -144,11 +148,14 @@ impl Keeper {
                 });
             }
         } else if !self.busy && self.scrub_at.is_some_and(|at| now >= at) {
-            if machine.reader().store().scrub_pending() {
+            if buggify!("scrub_waits") {
+                self.scrub_at = Some(now + FLUSH_INTERVAL);
+            } else if machine.reader().store().scrub_pending() {
                 self.busy = true;
                 self.scrub_at = None;
                 let (storage, store) = (storage.clone(), machine.reader().store().clone());
-                let (events, rows) = (self.events.clone(), self.scrub_rows);
+                let rows = buggify!("scrub_takes_one_row", 1, self.scrub_rows);
+                let events = self.events.clone();
                 self.worker.run(move || {
                     let done = storage.maintenance(|txn| store.scrub_step(txn, rows));
                     let _ = events.send(Event::Scrubbed(scrub_outcome(done)));

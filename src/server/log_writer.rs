@@ -12,6 +12,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::room::Room;
+use crate::buggify;
 use crate::metrics::Metrics;
 use crate::raft::{Entry, HardState, Ticket};
 use crate::runtime::{Disk, Runtime, Worker};
@@ -105,6 +106,9 @@ where
 
     /// Lets the log forget entries up to `index`, which must be durable in the store.
     pub(crate) fn trim(&self, index: Index) {
+        if buggify!("log_trims_later") {
+            return;
+        }
         let shared = self.shared.clone();
         self.worker.run(move || {
             let trimmed = lock(&shared.log).trim(index);
@@ -118,7 +122,7 @@ where
     /// With nothing waiting, leaves evidence behind the last batch that it was durable: rot in it is then
     /// told from a torn tail.
     fn seal_if_idle(shared: &Arc<Shared<R>>) {
-        if lock(&shared.queue).waiting.is_empty() {
+        if lock(&shared.queue).waiting.is_empty() && !buggify!("log_is_not_sealed") {
             let sealed = lock(&shared.log).seal();
             if let Err(error) = sealed {
                 lock(&shared.queue).broken = true;
@@ -129,6 +133,9 @@ where
 
     /// Prepares the next segment ahead of time, on a worker of its own.
     fn prepare_spare(shared: &Arc<Shared<R>>) {
+        if buggify!("log_prepares_no_segment") {
+            return;
+        }
         if let Some(job) = lock(&shared.log).spare_job() {
             shared.spares.run(move || {
                 // Without a spare the next rotation makes its segment itself, and reports what is wrong.
@@ -146,14 +153,22 @@ fn write_queue<R: Runtime>(shared: &Arc<Shared<R>>) {
     let batch = {
         let mut queue = lock(&shared.queue);
         queue.scheduled = false;
-        if queue.broken {
-            return;
-        }
         std::mem::take(&mut queue.waiting)
     };
+    if buggify!("log_syncs_each_hand_over") {
+        batch.into_iter().for_each(|hand_over| write_batch(shared, &[hand_over]));
+    } else {
+        write_batch(shared, &batch);
+    }
+}
+
+fn write_batch<R: Runtime>(shared: &Arc<Shared<R>>, batch: &[HandOver]) {
+    if lock(&shared.queue).broken {
+        return;
+    }
     shared.runtime.crash_point("log_before_write");
     // NB: the guard must be gone before the arms run, which take the lock again.
-    let written = write_all(shared, &batch);
+    let written = write_all(shared, batch);
     match written {
         Ok(bytes) => {
             shared.room.spend(bytes);

@@ -112,7 +112,11 @@ impl Proposals {
     /// Returns what is to be proposed again.
     pub(crate) fn retry(&mut self) -> Vec<Proposal> {
         let mut proposals = Vec::new();
-        for id in std::mem::take(&mut self.again) {
+        let mut again = std::mem::take(&mut self.again);
+        if crate::buggify!("proposals_go_again_one_by_one") && again.len() > 1 {
+            self.again = again.split_off(1);
+        }
+        for id in again {
             if let Some(waiter) = self.waiting.get_mut(&id) {
                 waiter.taken = true;
                 let payload = Payload::Command(waiter.data.clone());

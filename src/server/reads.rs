@@ -57,7 +57,11 @@ impl Reads {
         }
         self.next += 1;
         let id = ReadId(self.next);
-        self.asked.insert(id, std::mem::take(&mut self.new));
+        let mut asking = std::mem::take(&mut self.new);
+        if crate::buggify!("reads_share_no_question") {
+            self.new = asking.split_off(1);
+        }
+        self.asked.insert(id, asking);
         Some(id)
     }
 

@@ -133,7 +133,7 @@ impl Room {
     pub(crate) fn spend(&self, bytes: usize) {
         let cost = i64::try_from(bytes).unwrap_or(i64::MAX).saturating_mul(COST_FACTOR);
         let before = self.left.fetch_sub(cost, Ordering::Relaxed);
-        if before > 0 && before <= cost {
+        if (before > 0 && before <= cost) || crate::buggify!("room_looks_early") {
             self.look.notify_one();
         }
     }

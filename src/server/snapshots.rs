@@ -26,6 +26,7 @@ use tracing::{info, warn};
 use super::Driver;
 use super::event::Event;
 use super::log_writer::HandOver;
+use crate::buggify;
 use crate::machine::snapshot::{Chunk, ReceiveError, Receiver, Sender};
 use crate::raft::{Envelope, Input, Message, SnapshotMeta, SnapshotRequest};
 use crate::runtime::{Lane, Runtime, Worker, timeout};
@@ -95,7 +96,8 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             SnapshotMeta { position: header.position, conf_state: header.conf_state.clone() };
         let envelope = request.envelope(self.settings.id, meta);
         info!(to = format!("{:x}", to.0), index = at.0, "sending a snapshot");
-        let (chunks, received) = mpsc::channel(CHUNKS_MAX);
+        let (chunks, received) =
+            mpsc::channel(buggify!("snapshot_waits_for_each_piece", 1, CHUNKS_MAX));
         let reading = self.snapshots.reading.clone();
         let read = async move {
             loop {
@@ -114,9 +116,12 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         };
         let sent = self.transport.send_snapshot(envelope, received);
         let (runtime, events) = (self.runtime.clone(), self.events.clone());
+        let limit = Duration::from_millis(20);
+        let limit = buggify!("snapshot_takes_too_long", limit, TRANSFER_TIMEOUT);
         let task = async move {
             let both = async { tokio::join!(biased; sent, read).0 };
-            let ok = timeout(&runtime, TRANSFER_TIMEOUT, both).await.unwrap_or(false);
+            let ok = timeout(&runtime, limit, both).await.unwrap_or(false);
+            let ok = ok && !buggify!("snapshot_answer_is_lost");
             // A driver that is gone needs no report.
             let _ = events.send(Event::SnapshotSent { to, ok, at });
         };
@@ -136,6 +141,10 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
     pub(super) fn snapshot_arrived(&mut self, arrived: Arrived) {
         let Arrived { envelope, meta, storage, staged } = arrived;
         self.discard_staged();
+        if buggify!("snapshot_is_thrown_away") {
+            self.remove(storage);
+            return;
+        }
         self.snapshots.staged = Some(Staged { meta, storage });
         self.node.step(Input::Message(envelope));
         // A sender that is gone needs no answer.
@@ -257,6 +266,9 @@ impl Incoming {
         cluster_id: ClusterId,
         events: mpsc::UnboundedSender<Event>,
     ) -> Result<Self, IncomingError> {
+        if buggify!("snapshot_is_refused") {
+            return Err(IncomingError::Stopped);
+        }
         let worker = runtime.worker("receive snapshot");
         let disk = runtime.disk();
         let begun = on(&worker, move || -> Result<_, IncomingError> {

@@ -45,7 +45,7 @@ impl BulkLoader {
     pub fn add(&mut self, write: Write) -> Result<(), StorageError> {
         check_write(&write).map_err(StorageError::BadWrite)?;
         self.batch.put(write.table, write.key, write.value);
-        if self.batch.bytes() >= self.batch_bytes_max {
+        if self.batch.bytes() >= crate::buggify!("bulk_writes_each", 1, self.batch_bytes_max) {
             self.write(|_| ())?;
         }
         Ok(())

@@ -143,7 +143,10 @@ impl Lmdb {
 
     /// Takes a read transaction at the newest commit whose visibility was announced, or a newer one.
     pub(super) fn reader(&self) -> Result<ReadTxn, StorageError> {
-        if let Some(txn) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if !crate::buggify!("store_begins_a_reader")
+            && let Some(txn) = idle.pop()
+        {
             return Ok(txn);
         }
         Ok(ReadTxn(self.env.clone().static_read_txn()?))
@@ -153,7 +156,7 @@ impl Lmdb {
     /// taken (it holds the lock under which that happens).
     pub(super) fn give_back(&self, txn: ReadTxn) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < POOL_MAX {
+        if idle.len() < POOL_MAX && !crate::buggify!("store_ends_a_reader") {
             idle.push(txn);
         }
     }
@@ -370,11 +373,6 @@ impl WriteTxn<'_> {
             None => Ok(self.txn.commit()?),
             Some(error) => Err(error),
         }
-    }
-
-    /// Says whether the map was too small for what was written.
-    pub(super) fn is_full(&self) -> bool {
-        matches!(self.failed.get(), Some(StorageError::MapFull))
     }
 
     fn attempt(&mut self, work: impl FnOnce(&mut Self) -> Result<(), StorageError>) {

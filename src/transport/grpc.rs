@@ -30,6 +30,7 @@ use tracing::{debug, info, warn};
 
 use super::chunks::encode_chunk;
 use super::{Hello, Inbox, PeerAddress, REMOVED, Transport, codec};
+use crate::buggify;
 use crate::config::Url;
 use crate::machine::snapshot::Chunk;
 use crate::metrics::{Metrics, PeerFigures};
@@ -231,6 +232,7 @@ impl<R: Runtime> Transport for GrpcTransport<R> {
         let peers = lock(&self.inner.peers);
         for message in messages {
             let (to, peer) = (message.to, peers.get(&message.to));
+            let peer = peer.filter(|_| !buggify!("transport_queue_is_full"));
             let sent = peer.map(|peer| peer.queue.try_send(message));
             if !matches!(sent, Some(Ok(()))) {
                 if let Some(peer) = peer {
@@ -342,7 +344,7 @@ impl<R: Runtime> Dialer<R> {
             // What waited for the lost connection is stale.
             while self.messages.try_recv().is_ok() {}
             self.inner.runtime.sleep(pause).await;
-            pause = (pause * 2).min(REDIAL.1);
+            pause = buggify!("transport_dials_late", REDIAL.1, (pause * 2).min(REDIAL.1));
         }
     }
 
@@ -350,7 +352,8 @@ impl<R: Runtime> Dialer<R> {
     async fn exchange(&mut self, url: &str) -> Result<(), Status> {
         let runtime = self.inner.runtime.clone();
         let channel = dial(&runtime, url, self.inner.tls.as_ref())?;
-        let (batches, stream) = mpsc::channel(CONNECTION_BATCHES_MAX);
+        let room = buggify!("transport_waits_for_each_batch", 1, CONNECTION_BATCHES_MAX);
+        let (batches, stream) = mpsc::channel(room);
         let hello = wire::PeerBatch { hello: Some(self.hello()), messages: Vec::new() };
         batches.try_send(hello).expect("the channel is new");
         let mut client = limited(PeerClient::new(channel.clone()));
@@ -372,8 +375,11 @@ impl<R: Runtime> Dialer<R> {
                     info!(peer = hex(self.id), url, error = reason, "lost the stream to a peer");
                     return Ok(());
                 }
-                n = self.messages.recv_many(&mut waiting, BATCH_MESSAGES_MAX) => {
-                    if n == 0 {
+                n = self.messages.recv_many(
+                    &mut waiting,
+                    buggify!("transport_sends_one_by_one", 1, BATCH_MESSAGES_MAX),
+                ) => {
+                    if n == 0 || buggify!("transport_hangs_up") {
                         return Ok(());
                     }
                     let messages = waiting.drain(..).map(|message| codec::encode(&message)).collect();
@@ -393,7 +399,9 @@ impl<R: Runtime> Dialer<R> {
                         self.figures.round_trip.observe(took);
                     }
                     probing = None;
-                    probe_at = Box::pin(runtime.sleep(PROBE_INTERVAL));
+                    let pause = Duration::from_millis(20);
+                    let pause = buggify!("transport_probes_early", pause, PROBE_INTERVAL);
+                    probe_at = Box::pin(runtime.sleep(pause));
                 }
                 () = &mut probe_at, if probing.is_none() => {
                     probing = Some(probe(&runtime, client.clone(), self.inner.own.cluster_id));
@@ -491,6 +499,9 @@ pub(crate) async fn serve_exchange<R: Runtime>(
                 batch = batches.message() => batch,
             };
             let Ok(Some(batch)) = batch else { break };
+            if buggify!("transport_stops_listening") {
+                break;
+            }
             // NB: a member that was removed behind its back goes on speaking on the stream it has, and is
             // answered by nobody. Only when it dials again is it told (scenario removed-while-away).
             let now = inner.changes.load(Ordering::Relaxed);
@@ -510,7 +521,9 @@ pub(crate) async fn serve_exchange<R: Runtime>(
                     Err(error) => warn!(peer = hex(from), %error, "unreadable message"),
                 }
             }
-            inbox.messages(messages);
+            if !buggify!("transport_loses_a_batch") {
+                inbox.messages(messages);
+            }
         }
         inbox.connection_lost(from);
         drop(alive);

@@ -18,6 +18,7 @@ use super::event::Encoded;
 use super::hub::{Hub, State, StreamId, get};
 use super::index::WatcherKey;
 use super::queue::Item;
+use crate::buggify;
 use crate::command::Event;
 use crate::types::Revision;
 
@@ -33,7 +34,7 @@ pub struct Past {
 impl Hub {
     /// Returns from which revision history should be read next, if anyone needs some.
     pub fn plan(&mut self) -> Option<Revision> {
-        self.deepest_next = !self.deepest_next;
+        self.deepest_next = !self.deepest_next ^ buggify!("hub_serves_another_first");
         let entry = if self.deepest_next { self.waiting.first() } else { self.waiting.last() };
         entry.map(|(next, _)| *next)
     }
@@ -63,7 +64,8 @@ impl Hub {
             }
             for stream in touched {
                 let bytes = self.streams[&stream].queue.past_bytes();
-                if bytes >= self.options.stream_past_bytes {
+                let most = buggify!("hub_holds_little_past", 1, self.options.stream_past_bytes);
+                if bytes >= most {
                     filled.insert(stream, *revision);
                 }
             }

@@ -8,6 +8,7 @@ use super::index::{Index, WatcherKey};
 use super::queue::{Item, Queue};
 use super::ring::Ring;
 use super::spec::{Delivery, RegisterError, Registered, Taken, Wake, WatchSpec};
+use crate::buggify;
 use crate::command::{Event, KeyRange};
 use crate::types::Revision;
 
@@ -310,6 +311,7 @@ impl Hub {
         let mut begun: BTreeMap<WatcherKey, usize> = BTreeMap::new();
         let mut bytes = 0;
         let mut last: Option<(WatcherKey, Revision)> = None;
+        let bytes_max = buggify!("hub_gives_little", 1, bytes_max);
         self.stream(id).woken = false;
         loop {
             let group = match self.streams[&id].queue.front() {
@@ -364,6 +366,9 @@ impl Hub {
     /// A progress interval of the stream is over: each watcher that asked for it, is level and had no event
     /// for a whole interval is reported.
     pub fn progress_tick(&mut self, id: StreamId) {
+        if buggify!("hub_skips_progress") {
+            return;
+        }
         let keys: Vec<WatcherKey> = self.stream(id).watchers.values().copied().collect();
         let revision = self.revision;
         for key in keys {
@@ -385,7 +390,8 @@ impl Hub {
         let stream = &self.streams[&id];
         let mut watchers = stream.watchers.values().map(|key| get(&self.watchers, *key));
         let level = watchers.all(|watcher| watcher.may_report(revision)) || crate::mutant!("E12");
-        let room = stream.queue.stream_reports() < self.options.stream_reports_max;
+        let room = stream.queue.stream_reports() < self.options.stream_reports_max
+            && !buggify!("hub_drops_a_report");
         if level && room && !stream.watchers.is_empty() {
             self.push(id, Item::StreamProgress { revision });
         }
@@ -540,7 +546,7 @@ impl Hub {
         };
         let (stream, ring) = self.stream_and_ring(id);
         stream.queue.push(item, ring);
-        if !stream.woken {
+        if !stream.woken || buggify!("hub_wakes_for_nothing") {
             stream.woken = true;
             stream.wake.wake();
         }
@@ -555,7 +561,8 @@ impl Hub {
         let watcher = self.watcher_mut(key);
         watcher.quiet = false;
         let stream = watcher.stream;
-        if self.streams[&stream].queue.live() + group.len() > self.options.stream_events_max {
+        let queued = self.streams[&stream].queue.live() + group.len();
+        if queued > self.options.stream_events_max || buggify!("hub_lets_fall_behind") {
             self.fall_behind(key, revision);
             return;
         }

@@ -74,14 +74,15 @@ impl Ring {
 
     /// Returns the revision up to which the ring must be cut to be within its bound, if it must.
     pub fn overfull(&self) -> Option<Revision> {
-        if self.bytes <= self.bytes_max {
+        let bytes_max = crate::buggify!("ring_is_small", 0, self.bytes_max);
+        if self.bytes <= bytes_max {
             return None;
         }
         let newest = self.events.back()?.revision;
         let mut left = self.bytes;
         let mut cut = None;
         for slot in &self.events {
-            if slot.revision == newest || (left <= self.bytes_max && cut != Some(slot.revision)) {
+            if slot.revision == newest || (left <= bytes_max && cut != Some(slot.revision)) {
                 break;
             }
             left -= slot.event.cost();

@@ -38,6 +38,8 @@ enum What {
     Twice(Twice),
     /// Run seeds and print how often each fault took effect, and how much work was done under them.
     Faults(Faults),
+    /// Run seeds and print how often each of the code's rare ways was passed and taken.
+    Buggify(Faults),
     /// Print every check: where it looks, its name, its source, and what must hold.
     Invariants,
     /// Hunt the planted defects: which check kills each, after how many seeds.
@@ -139,6 +141,7 @@ pub fn main() -> ExitCode {
         What::Storm(args) => run_storm(&args),
         What::Twice(args) => run_twice(&args),
         What::Faults(args) => swarm::faults(args.from, args.seeds),
+        What::Buggify(args) => swarm::buggify(args.from, args.seeds),
         What::Invariants => list_checks(),
         What::Hunt(args) => return hunt::run(&args),
         What::CrashMatrix(args) => matrix::run(&args),

@@ -53,7 +53,17 @@ struct Sums {
     storm_failed: Vec<u64>,
     undecided: u64,
     mix: BTreeMap<&'static str, (u64, u64)>,
+    sites: BTreeMap<&'static str, SiteSums>,
     work: Vec<Work>,
+}
+
+/// What became of a rare way over all seeds.
+#[derive(Clone, Copy, Default)]
+struct SiteSums {
+    reached: u64,
+    fired: u64,
+    seeds_reached: u64,
+    seeds_fired: u64,
 }
 
 /// How much was done in a seed.
@@ -76,6 +86,13 @@ impl Sums {
         for (kind, (sent, answered)) in &report.score.mix {
             let sums = self.mix.entry(kind).or_default();
             *sums = (sums.0 + sent, sums.1 + answered);
+        }
+        for (site, passes) in &report.buggified {
+            let sums = self.sites.entry(site).or_default();
+            sums.reached += passes.reached;
+            sums.fired += passes.fired;
+            sums.seeds_reached += u64::from(passes.reached > 0);
+            sums.seeds_fired += u64::from(passes.fired > 0);
         }
         self.work.push(Work {
             temper: report.temper,
@@ -273,14 +290,55 @@ fn share(part: u64, whole: u64) -> f64 {
     part as f64 / whole.max(1) as f64 * 100.0
 }
 
+/// Runs seeds and prints how often each of the code's rare ways was passed and taken; fails if one never was.
+pub fn buggify(from: u64, seeds: u64) -> bool {
+    let campaign = Campaign::new(from, true);
+    run_all(&campaign, seeds);
+    let sums = campaign.sums.lock().expect("nobody panics while counting");
+    println!("{:<34} {:>10} {:>8} {:>10} {:>8}", "site", "passed", "seeds", "taken", "seeds");
+    let mut untaken = Vec::new();
+    for site in sim::buggify::SITES {
+        let SiteSums { reached, fired, seeds_reached, seeds_fired } =
+            sums.sites.get(site).copied().unwrap_or_default();
+        println!("{site:<34} {reached:>10} {seeds_reached:>8} {fired:>10} {seeds_fired:>8}");
+        if fired == 0 {
+            untaken.push(*site);
+        }
+    }
+    println!(
+        "{} sites in {} seeds, {} never taken {untaken:?}",
+        sim::buggify::SITES.len(),
+        sums.seeds,
+        untaken.len()
+    );
+    println!("{}", campaign_end(&campaign, &sums));
+    sums.failed.is_empty() && untaken.is_empty()
+}
+
+/// Runs so many whole-server seeds on two threads.
+fn run_all(campaign: &Campaign, seeds: u64) {
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| work(campaign, seeds, 0, None));
+        }
+    });
+}
+
+fn campaign_end(campaign: &Campaign, sums: &Sums) -> String {
+    format!(
+        "{} seeds, {} with open questions, {} failed; {:.1} simulated minutes in {:.0} s",
+        sums.seeds,
+        sums.undecided,
+        sums.failed.len(),
+        sums.simulated.as_secs_f64() / 60.0,
+        campaign.began.elapsed().as_secs_f64(),
+    )
+}
+
 /// Runs seeds and prints how often each fault took effect, and what was done under them.
 pub fn faults(from: u64, seeds: u64) -> bool {
     let campaign = Campaign::new(from, true);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| work(&campaign, seeds, 0, None));
-        }
-    });
+    run_all(&campaign, seeds);
     let sums = campaign.sums.lock().expect("nobody panics while counting");
     println!("{:<20} {:>8} {:>8} {:>8}", "fault", "times", "seeds", "share");
     let strikes = Fault::ALL.iter().map(|fault| fault.name());
@@ -318,13 +376,6 @@ pub fn faults(from: u64, seeds: u64) -> bool {
         }
         println!();
     }
-    println!(
-        "{} seeds, {} with open questions, {} failed; {:.1} simulated minutes in {:.0} s",
-        sums.seeds,
-        sums.undecided,
-        sums.failed.len(),
-        sums.simulated.as_secs_f64() / 60.0,
-        campaign.began.elapsed().as_secs_f64(),
-    );
+    println!("{}", campaign_end(&campaign, &sums));
     sums.failed.is_empty()
 }

@@ -99,7 +99,7 @@ pub(super) fn filling(options: &Options) -> Held {
         must(refused == Err(NO_SPACE.to_owned()), format!("still without room: {refused:?}"))?;
         must(scene.world.phase(i) == Phase::Serving, "it has gone on all the time")?;
         // A restart finds the same.
-        must(scene.world.stop(i, Duration::from_secs(20)).await, "it stops when told to")?;
+        must(scene.world.stop(i, Duration::from_secs(20)).await.0, "it stops when told to")?;
         scene.world.start(i).await;
         scene.all_serve(Duration::from_secs(60)).await?;
         sleep(Duration::from_secs(2)).await;
@@ -129,7 +129,7 @@ pub(super) fn filling_one_of_three(options: &Options) -> Held {
             sleep(Duration::from_millis(50)).await;
         }
         must(!scene.alarmed(&leader).await, "nobody is alarmed")?;
-        must(scene.world.stop(at_other, Duration::from_secs(20)).await, "it stops when told to")?;
+        must(scene.world.stop(at_other, Duration::from_secs(20)).await.0, "it stops when told to")?;
         sleep(Duration::from_secs(5)).await;
         must(scene.alarmed(&leader).await, "the member that is short is needed now")?;
         let refused = scene.put_padded(&leader, "k", 0).await;

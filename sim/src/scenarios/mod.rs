@@ -90,8 +90,10 @@ fn calm(members: u32, seed: u64) -> Plan {
             patience: 5_000,
             mix: Vec::new(),
             wander: 0,
+            lull: (0, 0),
             ttl: (1, 1),
         },
+        buggify: 0,
         mask: Mask::default(),
     }
 }

@@ -9,6 +9,8 @@ use checker::op::{
     LeaseTimeToLive, Operation, Put, Range, SortOrder, SortTarget, Target, Txn,
 };
 
+use std::time::Duration;
+
 use crate::plan::{Kind, Load};
 use crate::rng::Rng;
 
@@ -58,6 +60,37 @@ impl Draw {
         self.leases.push(id);
     }
 
+    /// Returns what is left of a lull, if there is one at this time of the run.
+    pub fn lull(&self, now: Duration) -> Option<Duration> {
+        let (every, length) = self.load.lull;
+        let millis = u64::try_from(now.as_millis()).unwrap_or(0).checked_rem(every)?;
+        // The first moments of a run are never one.
+        let into = millis.checked_sub(every - length)?;
+        Some(Duration::from_millis(length - into))
+    }
+
+    /// Draws the deletion of one key, if this client deletes and compacts at all, and wants to now.
+    pub fn last_delete(&mut self) -> Option<Operation> {
+        let does = |kind: Kind| self.load.mix.iter().any(|(other, _)| *other == kind);
+        if !does(Kind::Delete) || !does(Kind::Compact) || self.rng.below(3) > 0 {
+            return None;
+        }
+        let key = self.key();
+        let range_end = Blob::default();
+        Some(Operation::DeleteRange(DeleteRange { key, range_end, prev_kv: false }))
+    }
+
+    /// Compacts at the newest revision seen.
+    pub fn compact_here(&mut self) -> Operation {
+        let physical = self.rng.below(2) == 0;
+        Operation::Compact(Compact { revision: self.revision, physical })
+    }
+
+    /// Forgets a lease that is gone.
+    pub fn gone(&mut self, id: i64) {
+        self.leases.retain(|other| *other != id);
+    }
+
     /// Draws a kind and then an operation of it.
     pub fn operation(&mut self) -> Operation {
         let total: u64 = self.load.mix.iter().map(|(_, weight)| weight).sum();
@@ -101,6 +134,8 @@ impl Draw {
             Kind::Lease => {
                 self.next += 1;
                 let id = i64::try_from((self.client + 1) << 32 | self.next).unwrap_or(1);
+                // Any number but 0 is an id, negative ones too, and must be kept like the others (etcd#14239).
+                let id = if self.rng.below(8) == 0 { -id } else { id };
                 let (low, high) = self.load.ttl;
                 let ttl = low
                     + i64::try_from(self.rng.below(u64::try_from(high - low + 1).unwrap_or(1)))
@@ -130,7 +165,9 @@ impl Draw {
                 if self.rng.below(4) > 0 {
                     return self.of_kind(Kind::HistoricalGet);
                 }
-                let back = i64::try_from(self.rng.below(60)).unwrap_or(0);
+                // Often at the very newest revision known: nothing else shows what becomes of its rows.
+                let most = if self.rng.below(3) == 0 { 1 } else { 60 };
+                let back = i64::try_from(self.rng.below(most)).unwrap_or(0);
                 let physical = self.rng.below(4) == 0;
                 Operation::Compact(Compact { revision: (self.revision - back).max(1), physical })
             }
@@ -155,7 +192,13 @@ impl Draw {
     }
 
     fn lease(&mut self) -> Option<i64> {
-        if self.leases.is_empty() { None } else { Some(*self.rng.pick(&self.leases)) }
+        if self.leases.is_empty() {
+            return None;
+        }
+        // The newest ones, as a rule: the others have long ended.
+        let some = if self.rng.below(4) == 0 { self.leases.len() } else { 3 };
+        let newest = self.leases.len().saturating_sub(some);
+        Some(*self.rng.pick(&self.leases[newest..]))
     }
 
     /// A key, or sometimes a range.

@@ -52,6 +52,8 @@ pub struct Shared {
     pub stop: Arc<std::sync::atomic::AtomicBool>,
     /// What they did.
     pub score: Arc<Mutex<Score>>,
+    /// The newest revision that somebody compacted at; 0 before.
+    pub compacted: Arc<std::sync::atomic::AtomicI64>,
 }
 
 impl Shared {
@@ -92,10 +94,18 @@ pub async fn client(
     wander: u32,
     shared: Shared,
 ) {
-    let mut member = None;
+    let mut member: Option<String> = None;
+    let time = madsim::time::TimeHandle::current();
     while !shared.stopped() {
         let pause = draw.rng().between(think.0, think.1);
         sleep(Duration::from_millis(pause)).await;
+        if let Some(rest) = draw.lull(time.elapsed()) {
+            if let Some(to) = &member {
+                last_words(process, &mut endpoint, to, patience, &shared, &mut draw).await;
+            }
+            sleep(rest).await;
+            continue;
+        }
         let names = lock(&shared.members).clone();
         if names.is_empty() {
             continue;
@@ -121,6 +131,23 @@ pub async fn client(
             // As clients do: try another member after trouble.
             member = None;
         }
+    }
+}
+
+/// What a client does before a lull, now and then: it deletes a key and compacts right there. What becomes of
+/// a newest revision that holds nothing but a tombstone shows only while nobody writes a newer one.
+async fn last_words(
+    process: u64,
+    endpoint: &mut Endpoint,
+    to: &str,
+    patience: Duration,
+    shared: &Shared,
+    draw: &mut Draw,
+) {
+    let Some(delete) = draw.last_delete() else { return };
+    if perform(process, endpoint, to, &delete, patience, shared, draw).await {
+        let compact = draw.compact_here();
+        perform(process, endpoint, to, &compact, patience, shared, draw).await;
     }
 }
 
@@ -170,6 +197,14 @@ fn take_in(
                 draw.granted(grant.id);
             }
             draw.saw(&reply);
+            if let (Operation::LeaseKeepAlive(asked), Reply::LeaseKeepAlive(told)) = (op, &reply)
+                && told.ttl == 0
+            {
+                draw.gone(asked.id);
+            }
+            if let Operation::Compact(compact) = op {
+                shared.compacted.fetch_max(compact.revision, std::sync::atomic::Ordering::SeqCst);
+            }
             (What::Ok(reply), true)
         }
         Answer::Refused(text) => {

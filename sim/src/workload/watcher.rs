@@ -128,7 +128,10 @@ impl Watcher {
             1 => (format!("k{n:02}"), "l".to_owned()),
             _ => ("k".to_owned(), "l".to_owned()),
         };
-        let start_revision = match self.rng.below(5) {
+        let compacted = self.shared.compacted.load(Ordering::SeqCst);
+        let start_revision = match self.rng.below(6) {
+            // Exactly there history begins.
+            5 => compacted,
             0 => 1,
             1 => i64::try_from(self.rng.between(1, 100)).unwrap_or(1),
             2 => i64::try_from(self.rng.between(100, 1_000)).unwrap_or(1),

@@ -218,7 +218,8 @@ fn count_keys(loader: &mut BulkLoader) -> Result<(), ReceiveError> {
             Bound::Excluded(key) => Bound::Excluded(&key[..]),
             _ => Bound::Unbounded,
         };
-        for (key, entry) in view.scan(Table::Keys, from, Bound::Unbounded).take(VIEW_KEYS_MAX) {
+        let most = crate::buggify!("snapshot_counts_each_key", 1, VIEW_KEYS_MAX);
+        for (key, entry) in view.scan(Table::Keys, from, Bound::Unbounded).take(most) {
             writes.extend(counts.add(&key, &entry)?);
             last = Some(Bytes::copy_from_slice(&key));
         }

@@ -6,6 +6,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::{Chunk, FORMAT, Header, SMALL_TABLES, TableRow, Tally, stays};
+use crate::buggify;
 use crate::machine::Machine;
 use crate::mvcc::{Hold, Store};
 use crate::storage::Table;
@@ -109,11 +110,14 @@ impl Sender {
     fn next_tables(&mut self) -> Vec<TableRow> {
         let mut rows = Vec::new();
         let mut bytes = 0;
-        while bytes < CHUNK_BYTES
+        while bytes < buggify!("snapshot_sends_each_table_row", 1, CHUNK_BYTES)
             && let Some(row) = self.tables.pop_front()
         {
             bytes += row.key.len() + row.value.len() + ROW_OVERHEAD;
             self.tally.add(&row.key, &row.value);
+            if buggify!("snapshot_loses_a_table_row") {
+                continue;
+            }
             rows.push(row);
         }
         rows
@@ -129,13 +133,13 @@ impl Sender {
         let view = self.store.storage().view();
         let mut rows = Vec::new();
         let mut bytes = 0;
-        for (key, value) in view.scan(Table::Rows, from, Bound::Included(last)).take(VIEW_ROWS_MAX)
-        {
+        let most = buggify!("snapshot_reads_each_row", 1, VIEW_ROWS_MAX);
+        for (key, value) in view.scan(Table::Rows, from, Bound::Included(last)).take(most) {
             let (key, value) = (Bytes::copy_from_slice(&key), value.to_bytes());
             bytes += key.len() + value.len() + ROW_OVERHEAD;
             self.tally.add(&key, &value);
             rows.push((key, value));
-            if bytes >= CHUNK_BYTES {
+            if bytes >= CHUNK_BYTES || buggify!("snapshot_ends_a_piece_early") {
                 break;
             }
         }

@@ -31,7 +31,9 @@
 //!    and chain of the last batch before it.
 //! 2. A later batch anywhere in this segment. Headers check out alone (the seed comes from the segment,
 //!    not from the chain), so a damaged batch does not hide those behind it; they name their number and
-//!    their place; and by the first invariant batch *n + 1* was not written before *n* was synced.
+//!    their place; and by the first invariant batch *n + 1* was not written before *n* was synced. One that
+//!    chains to another batch than the last one here is evidence too: a write that the disk lost leaves the
+//!    seal over which it was written, which reads like an empty batch of that number.
 //! 3. A sound header here that chains to another batch than the one before it.
 //! 4. This being the first batch of a segment.
 //! 5. A file that is shorter than its header says. It had that length before it had its name.
@@ -66,6 +68,7 @@ pub use record::{HardState, LOG_VERSION, LogRecord, Mark, Metadata};
 pub use recover::{Recovered, TornTail};
 pub use spare::SpareJob;
 
+use crate::buggify;
 use crate::runtime::{Disk, DiskFile, Lock, OpenHow};
 use crate::types::{Index, LogPosition};
 use bytes::Bytes;
@@ -427,7 +430,7 @@ impl<D: Disk> Log<D> {
 
     fn write_pending(&mut self) -> Result<(), LogError> {
         let end = self.current.tail + u64::try_from(self.pending.len()).expect("fits");
-        if end <= self.current.end {
+        if end <= self.current.end && !buggify!("log_begins_a_segment_early") {
             let Current { seed, tail, .. } = self.current;
             let crc = BatchHeader::fill(
                 &mut self.pending,
@@ -440,8 +443,16 @@ impl<D: Disk> Log<D> {
             if end + TERMINATOR.len() as u64 <= self.current.end {
                 self.pending.extend_from_slice(&TERMINATOR);
             }
-            self.current.file.write_at(&self.pending, tail).at(&self.current.path)?;
+            let cut = buggify!("log_writes_in_two", self.pending.len() / 2, 0);
+            let (first, rest) = self.pending.split_at(cut);
+            if !first.is_empty() {
+                self.current.file.write_at(first, tail).at(&self.current.path)?;
+            }
+            self.current.file.write_at(rest, tail + cut as u64).at(&self.current.path)?;
             self.current.file.sync_data().at(&self.current.path)?;
+            if buggify!("log_syncs_twice") {
+                self.current.file.sync_data().at(&self.current.path)?;
+            }
             self.current.tail = end;
             self.chain = crc;
         } else {
@@ -467,7 +478,7 @@ impl<D: Disk> Log<D> {
         written.max = written.max.max(std::mem::take(&mut self.pending_max));
         self.synced.clone_from(&self.next);
         self.pending.truncate(BATCH_HEADER);
-        if self.pending.capacity() > PENDING_KEEP {
+        if self.pending.capacity() > PENDING_KEEP || buggify!("log_keeps_no_buffer") {
             self.pending = new_pending();
         }
         self.records = 0;

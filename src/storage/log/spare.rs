@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::{At, LogError};
+use crate::buggify;
 use crate::runtime::{Disk, DiskFile, OpenHow};
 
 /// Spares kept; a recycled file beyond that is removed.
@@ -66,7 +67,7 @@ impl Spares {
 
     /// Takes a file that is ready.
     pub(super) fn take(&self) -> Option<PathBuf> {
-        self.pool().ready.pop()
+        if buggify!("spare_is_not_taken") { None } else { self.pool().ready.pop() }
     }
 
     /// Makes a spare of a segment that is not needed any more, or removes it. The old name is gone
@@ -80,7 +81,8 @@ impl Spares {
     ) -> Result<(), LogError> {
         let len = disk.open(segment, OpenHow::Read).and_then(|file| file.len()).at(segment)?;
         let mut pool = self.pool();
-        if len == bytes && pool.ready.len() < SPARES_MAX {
+        let kept = len == bytes && pool.ready.len() < SPARES_MAX;
+        if kept && !buggify!("spare_is_not_kept") {
             let spare = dir.join(format!("spare.{}", pool.next));
             pool.next += 1;
             disk.rename(segment, &spare).at(segment)?;
@@ -146,7 +148,8 @@ impl<D: Disk> SpareJob<D> {
     }
 
     fn make(&self, path: &Path) -> Result<bool, LogError> {
-        if self.disk.free_bytes(&self.dir).at(&self.dir)? < self.bytes + LEAVES_FREE {
+        let free = self.disk.free_bytes(&self.dir).at(&self.dir)?;
+        if free < self.bytes + LEAVES_FREE || buggify!("spare_finds_no_room") {
             return Ok(false);
         }
         let path = path.to_path_buf();

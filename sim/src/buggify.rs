@@ -1,0 +1,237 @@
+//! Which of the code's rare ways are taken in a run: the simulator's side of `buggify!`.
+//!
+//! Two phases, as in FoundationDB: when a run first reaches a site, it is decided whether the site is
+//! *active* in this run; an active one then *fires* now and then, at a rate of its own. So a run has a few
+//! kinds of trouble, often, and not all kinds, hardly ever.
+//!
+//! Each site draws from a stream of its own (seed and name), so a new one changes nothing about the others.
+//! The state belongs to the thread of the run. When the run heals, all sites fall silent ([`quiet`]):
+//! liveness is demanded of the code's ordinary ways.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use crate::rng::Rng;
+
+/// How often a site was passed and taken in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passes {
+    /// Passed.
+    pub reached: u64,
+    /// Taken.
+    pub fired: u64,
+}
+
+/// What became of each site that a run reached.
+pub type Sites = BTreeMap<&'static str, Passes>;
+
+struct Site {
+    rng: Rng,
+    /// Of a million passes, how many fire; 0 for a site that is not active.
+    rate: u32,
+    passes: Passes,
+}
+
+struct State {
+    seed: u64,
+    /// Of a million sites, how many are active.
+    density: u32,
+    quiet: bool,
+    sites: BTreeMap<&'static str, Site>,
+}
+
+thread_local! {
+    static STATE: RefCell<Option<State>> = const { RefCell::new(None) };
+}
+
+/// How often an active site fires. Never always: some sites would be passed again at once, for ever.
+const RATES: [u32; 5] = [1_000, 10_000, 50_000, 200_000, 500_000];
+
+/// Starts a run on this thread.
+pub fn begin(seed: u64, density: u32) {
+    mainstay::runtime::buggify::install(decide);
+    let state = State { seed, density, quiet: false, sites: BTreeMap::new() };
+    STATE.set(Some(state));
+}
+
+/// Lets no site fire any more in this thread's run.
+pub fn quiet() {
+    STATE.with_borrow_mut(|state| {
+        if let Some(state) = state {
+            state.quiet = true;
+        }
+    });
+}
+
+/// Ends this thread's run and tells what was reached.
+pub fn end() -> Sites {
+    let state = STATE.take();
+    let sites = state.into_iter().flat_map(|state| state.sites);
+    sites.map(|(name, site)| (name, site.passes)).collect()
+}
+
+fn decide(name: &'static str) -> bool {
+    STATE.with_borrow_mut(|state| state.as_mut().is_some_and(|state| state.decide(name)))
+}
+
+impl State {
+    fn decide(&mut self, name: &'static str) -> bool {
+        let (seed, density) = (self.seed, self.density);
+        let site = self.sites.entry(name).or_insert_with(|| {
+            let mut rng = Rng::new(seed, name);
+            let rate = if rng.chance(density) { *rng.pick(&RATES) } else { 0 };
+            Site { rng, rate, passes: Passes::default() }
+        });
+        site.passes.reached += 1;
+        let fires = !self.quiet && site.rng.chance(site.rate);
+        site.passes.fired += u64::from(fires);
+        fires
+    }
+}
+
+/// Every site in the server's code.
+pub const SITES: &[&str] = &[
+    "accept_hangs_up",
+    "answers_go_one_by_one",
+    "bulk_writes_each",
+    "channel_does_not_connect",
+    "channel_small_streams",
+    "channel_waits_long",
+    "connection_buffers_little",
+    "connection_goes_away",
+    "connection_small_streams",
+    "cork_reads_little",
+    "cork_takes_nothing",
+    "cork_writes_a_turn_later",
+    "cork_writes_little",
+    "driver_answers_early",
+    "driver_asks_for_reads_again",
+    "driver_asks_for_reads_later",
+    "driver_gives_up_a_transfer",
+    "driver_is_overloaded",
+    "driver_loses_the_leader",
+    "driver_one_event_a_turn",
+    "driver_polls_leases_later",
+    "driver_stops_without_handing_over",
+    "driver_ticks_late",
+    "driver_trims_all",
+    "driver_trims_later",
+    "handle_knows_no_leader",
+    "hash_reads_each_row",
+    "history_gives_one_revision",
+    "hub_drops_a_report",
+    "hub_gives_little",
+    "hub_holds_little_past",
+    "hub_lets_fall_behind",
+    "hub_serves_another_first",
+    "hub_skips_progress",
+    "hub_wakes_for_nothing",
+    "keep_alive_ends",
+    "lease_ends_later",
+    "lease_ends_one_by_one",
+    "log_begins_a_segment_early",
+    "log_is_not_sealed",
+    "log_keeps_no_buffer",
+    "log_prepares_no_segment",
+    "log_syncs_each_hand_over",
+    "log_syncs_twice",
+    "log_trims_later",
+    "log_writes_in_two",
+    "message_comes_twice",
+    "message_is_lost",
+    "messages_come_in_reverse",
+    "messages_go_one_by_one",
+    "proposals_go_again_one_by_one",
+    "read_counts_by_walking",
+    "read_takes_few_bytes",
+    "read_takes_one_key",
+    "reads_share_no_question",
+    "recent_forgets_all",
+    "ring_is_small",
+    "room_looks_early",
+    "scrub_begins_again",
+    "scrub_is_held",
+    "scrub_takes_one_row",
+    "scrub_waits",
+    "snapshot_answer_is_lost",
+    "snapshot_counts_each_key",
+    "snapshot_ends_a_piece_early",
+    "snapshot_is_refused",
+    "snapshot_is_thrown_away",
+    "snapshot_loses_a_table_row",
+    "snapshot_reads_each_row",
+    "snapshot_sends_each_table_row",
+    "snapshot_takes_too_long",
+    "snapshot_waits_for_each_piece",
+    "spare_finds_no_room",
+    "spare_is_not_kept",
+    "spare_is_not_taken",
+    "store_begins_a_reader",
+    "store_ends_a_reader",
+    "store_flushes_early",
+    "store_flushes_late",
+    "store_forgets_to_trim",
+    "transport_dials_late",
+    "transport_hangs_up",
+    "transport_loses_a_batch",
+    "transport_probes_early",
+    "transport_queue_is_full",
+    "transport_sends_one_by_one",
+    "transport_stops_listening",
+    "transport_waits_for_each_batch",
+    "watch_sends_each_event",
+    "watch_takes_little",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn in_sources(dir: &std::path::Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(dir).expect("the sources are there") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                in_sources(&path, found);
+            } else if path.extension().is_some_and(|ext| ext == "rs") {
+                let text = std::fs::read_to_string(&path).expect("a source is text");
+                let names = text.split("buggify!(").skip(1).filter_map(|rest| {
+                    rest.trim_start().strip_prefix('"')?.split('"').next().map(str::to_owned)
+                });
+                found.extend(names.filter(|name| name != "site"));
+            }
+        }
+    }
+
+    /// A site that nobody lists is a site of which nobody knows whether it is ever reached.
+    #[test]
+    fn the_sites_in_the_sources_are_those_listed_each_with_a_name_of_its_own() {
+        let mut found = Vec::new();
+        in_sources(
+            std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../src")),
+            &mut found,
+        );
+        let names: BTreeSet<&str> = found.iter().map(String::as_str).collect();
+        assert_eq!(names.len(), found.len(), "a name stands at two places");
+        assert_eq!(names, SITES.iter().copied().collect());
+        assert!(SITES.is_sorted(), "the list is in order");
+    }
+
+    #[test]
+    fn an_active_site_fires_now_and_then_and_never_once_the_run_is_quiet() {
+        let fired = |seed: u64, density: u32| {
+            begin(seed, density);
+            let fired = (0..10_000).filter(|_| decide("here")).count();
+            quiet();
+            assert!((0..1_000).all(|_| !decide("here")));
+            let passes = end()["here"];
+            assert_eq!(passes, Passes { reached: 11_000, fired: fired as u64 });
+            fired
+        };
+        assert!((0..20).all(|seed| fired(seed, 0) == 0));
+        assert!((0..20).all(|seed| (1..9_000).contains(&fired(seed, 1_000_000))));
+        let active = (0..400).filter(|seed| fired(*seed, 250_000) > 0).count();
+        assert!((60..140).contains(&active), "{active} of 400");
+        assert!(!decide("here"), "no run, no site");
+    }
+}
