@@ -442,8 +442,11 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             messages.pop();
         }
         if buggify!("message_comes_twice") {
-            // A proposal that comes twice is in the log twice: there the transport's order is relied on.
-            let again = |one: &&Envelope| !matches!(one.message, raft::Message::Propose { .. });
+            // What a transport must not repeat: a proposal would be in the log twice, and a refusal, of which
+            // each lets it be proposed once more, as well.
+            use raft::Message::{Propose, ProposeRefused};
+            let again =
+                |one: &&Envelope| !matches!(one.message, Propose { .. } | ProposeRefused { .. });
             messages.extend(messages.first().filter(again).cloned());
         }
         if buggify!("messages_come_in_reverse") {

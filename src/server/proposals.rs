@@ -101,7 +101,8 @@ impl Proposals {
                 }
             }
             None => {
-                if let Some(waiter) = self.waiting.get_mut(&id) {
+                // One that is refused already goes again once, however often that is said.
+                if let Some(waiter) = self.waiting.get_mut(&id).filter(|waiter| waiter.taken) {
                     waiter.taken = false;
                     self.again.push(id);
                 }

@@ -69,8 +69,9 @@ impl Network {
         {
             return Vec::new();
         }
-        // The one thing a transport must not do: repeat a proposal.
-        let repeats = !matches!(envelope.message, Message::Propose { .. });
+        // What a transport must not repeat: a proposal, or a refusal, for which it is proposed once more.
+        let repeats =
+            !matches!(envelope.message, Message::Propose { .. } | Message::ProposeRefused { .. });
         let copies = if !self.calm && repeats && rng.chance(plan.duplicate) { 2 } else { 1 };
         let mut delays: Vec<u64> = (0..copies).map(|_| self.delay(plan, rng)).collect();
         if let Some((from, later)) = self.echo
