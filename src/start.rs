@@ -572,6 +572,9 @@ fn start_catching_up<R: Runtime>(
     let task = async move {
         loop {
             behind.notified().await;
+            if crate::buggify!("watchers_catch_up_late") {
+                clock.sleep(Duration::from_millis(50)).await;
+            }
             loop {
                 // The hub is gone with the member.
                 let Some(hub) = hub.upgrade() else { return };

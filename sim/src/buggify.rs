@@ -181,6 +181,7 @@ pub const SITES: &[&str] = &[
     "transport_waits_for_each_batch",
     "watch_sends_each_event",
     "watch_takes_little",
+    "watchers_catch_up_late",
 ];
 
 #[cfg(test)]

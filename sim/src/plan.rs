@@ -409,7 +409,8 @@ impl Tuning {
             heartbeat,
             election: heartbeat * *rng.pick(if least == 0 { &[5, 10, 20] } else { &[10, 10, 20] }),
             snapshot_count: skewed(rng, 5, 10_000),
-            catchup: skewed(rng, 1, 5_000),
+            // So few that whoever was away for a moment needs a snapshot, in a third of the runs.
+            catchup: if rng.below(3) == 0 { rng.between(1, 20) } else { skewed(rng, 1, 5_000) },
             batch_interval: skewed(rng, 5, 500),
             scrub_rows: skewed(rng, 1, 1_000),
             scrub_pause: skewed(rng, 1, 20),

@@ -60,7 +60,7 @@ pub const MUTANTS: &[Mutant] = &[
         "E01",
         "a batch's position is stored before its data, in a transaction of its own",
         &[Unit, Server],
-        &["equal-hash", "final-state", "lost-write", "ground-truth"],
+        &["equal-hash", "final-state", "lost-write", "ground-truth", "convergence"],
     ),
     planted(
         "E03",
@@ -80,13 +80,13 @@ pub const MUTANTS: &[Mutant] = &[
         "E08",
         "compaction drops the newest revision; after a restart it is used again",
         &[Unit, Server],
-        &["member-monotonic", "revision-unique", "real-time"],
+        &["member-monotonic", "revision-unique", "real-time", "convergence"],
     ),
     planted(
         "E09",
         "compaction drops a tombstone at exactly its revision",
         &[Unit, Server],
-        &["equal-hash", "watch", "gap", "ground-truth", "watch-atomic"],
+        &["equal-hash", "watch", "watch-resumable", "gap", "ground-truth", "watch-atomic"],
     ),
     planted(
         "E11",
@@ -104,7 +104,7 @@ pub const MUTANTS: &[Mutant] = &[
         "E14",
         "after a resync a watcher in the future sees events before its start",
         &[Server],
-        &["watch", "watch-ordered", "watch-start", "gap"],
+        &["watch", "watch-ordered", "watch-filtered", "gap"],
     ),
     planted(
         "E15",
@@ -136,7 +136,12 @@ pub const MUTANTS: &[Mutant] = &[
         &[Server],
         &["lease-renew-after-end", "lease-early"],
     ),
-    planted("E25", "a negative lease id is taken", &[Server], &["refused", "ground-truth"]),
+    planted(
+        "E25",
+        "a lease of a negative id is forgotten by a restart",
+        &[Server],
+        &["equal-hash", "convergence", "final-state", "lease-early"],
+    ),
     planted(
         "E26",
         "reads are confirmed by a round that began before they did",
@@ -297,5 +302,10 @@ pub const MUTANTS: &[Mutant] = &[
         &[Server],
         &["lost-write", "equal-hash", "unexplained-end", "final-state"],
     ),
-    planted("S08", "a full map aborts half a batch", &[Unit, Server], &["equal-hash"]),
+    planted(
+        "S08",
+        "a batch that cannot be written is stored in part",
+        &[Unit, Server],
+        &["equal-hash", "convergence", "final-state", "unexplained-end", "panic"],
+    ),
 ];

@@ -166,6 +166,11 @@ impl Watcher {
             record(WatchRecord::Create { stream, watch: watch.number, request });
             let _ = send.send(create(&watch.request));
         }
+        // At once, while those that begin in the past are still behind.
+        if self.rng.below(4) == 0 {
+            let union = RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
+            let _ = send.send(pb::WatchRequest { request_union: Some(union) });
+        }
         let limit = Duration::from_secs(3);
         let opened = within(limit, self.endpoint.watch(member).watch(requests)).await;
         let Some(Ok(opened)) = opened else {
