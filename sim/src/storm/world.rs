@@ -490,18 +490,17 @@ impl<'a> World<'a> {
     pub(super) fn step_only(&mut self, id: NodeId, input: Input) -> Outcome {
         let member = self.members.get_mut(&id).expect("a member");
         let node = member.node.as_mut().expect("it lives");
-        let (commit, role, last) = (node.commit(), node.role(), node.last().index);
-        let term = node.term();
-        let transfer = node.transfer_target();
+        let was = Was::of(node);
         let installed = matches!(input, Input::SnapshotInstalled(_));
         node.step(input);
         let after = (node.role(), node.term());
-        let verdict = self.verdict_on(id, commit, installed, transfer, last);
+        let verdict = self.verdict_on(id, &was, installed);
         self.judge(verdict)?;
+        let before = (was.role, was.term);
         if after.0 == Role::Leader {
-            self.lie_in_wait(id, (role, term), commit);
+            self.lie_in_wait(id, before, was.commit);
         }
-        if after != (role, term) {
+        if after != before {
             let Self { members, truth, .. } = &*self;
             let node = members[&id].node.as_ref().expect("it lives");
             if after.0 == Role::Leader {
@@ -515,14 +514,7 @@ impl<'a> World<'a> {
     }
 
     /// Judges one node after one step.
-    fn verdict_on(
-        &mut self,
-        id: NodeId,
-        commit: Index,
-        installed: bool,
-        transfer: Option<NodeId>,
-        last: Index,
-    ) -> Outcome {
+    fn verdict_on(&mut self, id: NodeId, was: &Was, installed: bool) -> Outcome {
         let Self { members, truth, .. } = self;
         let member = &members[&id];
         let node = member.node.as_ref().expect("it lives");
@@ -530,11 +522,15 @@ impl<'a> World<'a> {
         must::one_leader_per_term(truth, node)?;
         must::only_voters_campaign(node)?;
         must::configuration_is_the_applied_one(node, &member.machine)?;
-        must::transfer_takes_no_commands(node, transfer, last)?;
+        must::transfer_takes_no_commands(node, was.transfer, was.last.index)?;
+        must::term_only_grows(node, was.term)?;
+        let led = (was.role == Role::Leader).then_some(was.term);
+        must::leader_append_only(node, led, was.last)?;
+        must::machine_is_not_ahead(node, &member.machine)?;
         if installed {
             return Ok(()); // The commit index jumped to what others have committed.
         }
-        must::commits_agree(truth, node, commit, members)
+        must::commits_agree(truth, node, was.commit, members)
     }
 
     /// Passes a broken property on, unless this run is blind to it.
@@ -544,6 +540,27 @@ impl<'a> World<'a> {
                 Err(broken)
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// What a node was before a step.
+struct Was {
+    term: Term,
+    role: Role,
+    commit: Index,
+    last: LogPosition,
+    transfer: Option<NodeId>,
+}
+
+impl Was {
+    fn of(node: &Node) -> Self {
+        Self {
+            term: node.term(),
+            role: node.role(),
+            commit: node.commit(),
+            last: node.last(),
+            transfer: node.transfer_target(),
         }
     }
 }

@@ -5,6 +5,7 @@ use mainstay::raft::{Node, Role};
 use mainstay::types::Index;
 
 use super::commit_is_durable::commit_is_durable;
+use super::commit_is_of_this_term::commit_is_of_this_term;
 use super::commit_only_grows::commit_only_grows;
 use super::{Broken, Committed, Truth, Verdict};
 use crate::storm::world::Members;
@@ -43,6 +44,7 @@ pub(in crate::storm) fn commits_agree(
         }
     }
     if commit > before && node.role() == Role::Leader {
+        commit_is_of_this_term(node)?;
         commit_is_durable(node, members)?;
     }
     Ok(())

@@ -18,19 +18,26 @@ macro_rules! must {
 
 mod applied_contiguous;
 mod commit_is_durable;
+mod commit_is_of_this_term;
 mod commit_only_grows;
 mod commits_agree;
 mod config_chain;
 mod configuration_is_the_applied_one;
 mod hard_state_only_grows;
+mod leader_append_only;
 mod leader_completeness;
 mod log_matching;
+mod machine_is_not_ahead;
+mod no_message_from_a_later_term;
 mod one_change_at_a_time;
 mod one_leader_per_term;
+mod one_vote_per_term;
 mod only_voters_campaign;
+mod promises_are_durable;
 mod promises_survive;
 mod reads_are_linearizable;
 mod state_machine_safety;
+mod term_only_grows;
 mod transfer_takes_no_commands;
 mod votes_are_asked_by_the_durable;
 
@@ -44,14 +51,20 @@ pub(super) use self::commits_agree::commits_agree;
 pub(super) use self::config_chain::config_chain;
 pub(super) use self::configuration_is_the_applied_one::configuration_is_the_applied_one;
 pub(super) use self::hard_state_only_grows::hard_state_only_grows;
+pub(super) use self::leader_append_only::leader_append_only;
 pub(super) use self::leader_completeness::leader_completeness;
 pub(super) use self::log_matching::log_matching;
+pub(super) use self::machine_is_not_ahead::machine_is_not_ahead;
+pub(super) use self::no_message_from_a_later_term::no_message_from_a_later_term;
 pub(super) use self::one_change_at_a_time::one_change_at_a_time;
 pub(super) use self::one_leader_per_term::one_leader_per_term;
+pub(super) use self::one_vote_per_term::one_vote_per_term;
 pub(super) use self::only_voters_campaign::only_voters_campaign;
+pub(super) use self::promises_are_durable::promises_are_durable;
 pub(super) use self::promises_survive::promises_survive;
 pub(super) use self::reads_are_linearizable::reads_are_linearizable;
 pub(super) use self::state_machine_safety::state_machine_safety;
+pub(super) use self::term_only_grows::term_only_grows;
 pub(super) use self::transfer_takes_no_commands::transfer_takes_no_commands;
 pub(super) use self::votes_are_asked_by_the_durable::votes_are_asked_by_the_durable;
 use super::machine::{Machine, mix};
@@ -61,6 +74,8 @@ use super::machine::{Machine, mix};
 pub(super) struct Truth {
     /// Who led each term.
     leaders: BTreeMap<Term, NodeId>,
+    /// Whom each node has voted for in each term.
+    votes: BTreeMap<(NodeId, Term), NodeId>,
     /// Every entry ever written: the term before it, and what it says.
     written: BTreeMap<(Index, Term), (Term, u64)>,
     /// Every committed entry from `first` on.
