@@ -33,6 +33,13 @@ impl World<'_> {
             let detail = format!("{id}: {violation}");
             return self.judge(Err(Broken { name: "protocol_is_kept", detail }));
         }
+        let Self { recorder, members, .. } = self;
+        if let Some(recorder) = recorder {
+            let member = members.get_mut(&id).expect("a member");
+            let node = member.node.as_ref().expect("it lives");
+            member.handed_commit = node.commit();
+            recorder.handed_over(node, &ready);
+        }
         for envelope in ready.messages_now {
             self.judge_message(id, &envelope)?;
             // What is said at once binds no less.
@@ -282,6 +289,10 @@ impl World<'_> {
 
     pub(super) fn deliver(&mut self, envelope: Envelope, bytes: Option<Machine>) -> Outcome {
         let id = envelope.to;
+        let node = self.members[&id].node.as_ref().expect("it lives");
+        if self.recorder.as_mut().is_some_and(|recorder| !recorder.admits(node, &envelope)) {
+            return Ok(());
+        }
         if let Some(machine) = bytes {
             // Work that waited goes first: the next `Ready` must speak of this snapshot only.
             self.drive(id)?;

@@ -16,6 +16,7 @@ use super::invariants::{self as must, Broken, Truth};
 use super::machine::{Machine, mix};
 use super::network::Network;
 use super::plan::{Draw, Plan};
+use super::tla::Recorder;
 use super::{Counts, EVENTS_MAX, INTERRUPTED, Options};
 
 /// One thing to happen.
@@ -95,6 +96,8 @@ pub(super) struct Member {
     /// What others were promised.
     pub(super) accepted: LogPosition,
     pub(super) voted: (Term, Option<NodeId>),
+    /// Its commit index at its last hand-over.
+    pub(super) handed_commit: Index,
 }
 
 impl Member {
@@ -116,6 +119,7 @@ impl Member {
             changes: Vec::new(),
             accepted: position,
             voted: (Term(0), None),
+            handed_commit: position.index,
         }
     }
 
@@ -188,6 +192,8 @@ pub(super) struct World<'a> {
     pub(super) hash: u64,
     /// Whether faults are over.
     pub(super) calm: bool,
+    /// Who writes down what happens, in storms that are recorded.
+    pub(super) recorder: Option<Recorder>,
     options: &'a Options,
     queue: BinaryHeap<Reverse<Scheduled>>,
     seq: u64,
@@ -206,6 +212,7 @@ impl<'a> World<'a> {
         let truth = Truth::new(&machine);
         let blank =
             Machine { position: LogPosition::default(), hash: 0, conf: ConfState::default() };
+        let recorder = plan.recorded.then(Recorder::default);
         let mut members = Vec::new();
         for id in &ids {
             let founder = founders.contains(id);
@@ -229,6 +236,7 @@ impl<'a> World<'a> {
             counts: Counts::default(),
             hash: 0,
             calm: false,
+            recorder,
             options,
             queue: BinaryHeap::new(),
             seq: 0,
@@ -387,6 +395,9 @@ impl<'a> World<'a> {
             .map(|entry| entry.index)
             .collect();
         member.machine = machine;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.started(&node, member.disk.hard.vote);
+        }
         member.node = Some(node);
         let (epoch, tick) = (member.epoch, member.tick);
         let first = self.rng.within(1, tick);
@@ -410,7 +421,9 @@ impl<'a> World<'a> {
         member.staged = None;
         member.reads.clear();
         let before = member.disk.hard;
-        if member.disk.crash(&mut self.rng, torn) {
+        if self.plan.recorded {
+            member.disk.keep_all(member.handed_commit);
+        } else if member.disk.crash(&mut self.rng, torn) {
             // What contradicts a snapshot was promised to a leader that is history.
             member.accepted = member.disk.base;
         }
@@ -492,7 +505,11 @@ impl<'a> World<'a> {
         let node = member.node.as_mut().expect("it lives");
         let was = Was::of(node);
         let installed = matches!(input, Input::SnapshotInstalled(_));
+        let before = self.recorder.as_mut().map(|recorder| recorder.before(node, &input));
         node.step(input);
+        if let (Some(recorder), Some(before)) = (&mut self.recorder, before) {
+            recorder.after(node, before);
+        }
         let after = (node.role(), node.term());
         let verdict = self.verdict_on(id, &was, installed);
         self.judge(verdict)?;
