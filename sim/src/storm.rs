@@ -16,6 +16,7 @@ mod machine;
 mod nemesis;
 mod network;
 mod plan;
+pub mod tla;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -150,21 +151,29 @@ impl std::fmt::Display for Violation {
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Violation>> {
     let mut rng = Random::new(seed);
     let plan = if options.standard { Plan::standard(&mut rng) } else { Plan::draw(&mut rng) };
-    let mut at = 0;
-    let held = catch_unwind(AssertUnwindSafe(|| {
+    guarded(seed, |at| {
         let mut world = World::new(plan, rng, options);
         let held = weather(&mut world);
-        at = world.now;
+        *at = world.now;
         held.map(|()| Report {
             seed,
             hash: mix_in(&world),
             simulated: world.now,
             counts: world.counts,
         })
-    }));
+    })
+}
+
+/// Makes a verdict of what is broken, panics included. What runs says how far it came.
+fn guarded<T>(
+    seed: u64,
+    runs: impl FnOnce(&mut u64) -> Result<T, Broken>,
+) -> Result<T, Box<Violation>> {
+    let mut at = 0;
+    let held = catch_unwind(AssertUnwindSafe(|| runs(&mut at)));
     let violation = |name: &str, detail| Violation { seed, name: name.to_owned(), detail, at };
     match held {
-        Ok(Ok(report)) => Ok(report),
+        Ok(Ok(value)) => Ok(value),
         Ok(Err(broken)) => Err(Box::new(violation(broken.name, broken.detail))),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
@@ -192,14 +201,7 @@ pub fn run_mutant(mutant: &str, seed: u64, options: &Options) -> Result<Report, 
 fn weather(world: &mut World) -> Outcome {
     let rough = world.plan.rough_timeouts * world.plan.timeout();
     world.run(rough, |_| false)?;
-    world.calm = true;
-    world.net.calm = true;
-    world.net.heal();
-    for id in world.ids.clone() {
-        world.resume(id);
-        world.members.get_mut(&id).expect("a member").slow = false;
-        world.start(id)?;
-    }
+    clear_up(world)?;
     // What is still on its way may be late, an echo of it later; nothing new is.
     let plan = &world.plan;
     let settle = plan.late_delay + plan.echo_longest() + plan.disk_stall_time + plan.snapshot * 2;
@@ -209,6 +211,19 @@ fn weather(world: &mut World) -> Outcome {
     demand_progress(world, 0, "nothing is left of the storm", has_converged)?;
     demand_calm(world)?;
     demand_progress_through_a_hub(world)
+}
+
+/// Ends all faults: every link works, every node is up and every disk is itself.
+fn clear_up(world: &mut World) -> Outcome {
+    world.calm = true;
+    world.net.calm = true;
+    world.net.heal();
+    for id in world.ids.clone() {
+        world.resume(id);
+        world.members.get_mut(&id).expect("a member").slow = false;
+        world.start(id)?;
+    }
+    Ok(())
 }
 
 /// Liveness: with a connected majority there is soon a leader, a new command is committed, and every

@@ -34,6 +34,8 @@ enum What {
     Swarm(swarm::Swarm),
     /// Run seeds of the bare Raft core.
     Storm(Storm),
+    /// Write a storm down as a trace that a public TLA+ spec of Raft can be asked about (sim/TLA.md).
+    Trace(Trace),
     /// Run a seed in two fresh processes and compare their event hashes.
     Twice(Twice),
     /// Run seeds and print how often each fault took effect, and how much work was done under them.
@@ -111,6 +113,19 @@ struct Storm {
 }
 
 #[derive(Args)]
+struct Trace {
+    /// The seed.
+    #[arg(long)]
+    seed: u64,
+    /// The file to write (JSON lines); the terminal if nothing is said.
+    #[arg(long, value_name = "FILE")]
+    out: Option<std::path::PathBuf>,
+    /// End the trace soon after this many lines: TLC's time grows faster than they do.
+    #[arg(long, default_value_t = 2_000)]
+    lines: usize,
+}
+
+#[derive(Args)]
 struct Twice {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
@@ -139,6 +154,7 @@ pub fn main() -> ExitCode {
         What::Scenario(args) => play(&args),
         What::Swarm(args) => swarm::run(&args),
         What::Storm(args) => run_storm(&args),
+        What::Trace(args) => write_trace(&args),
         What::Twice(args) => run_twice(&args),
         What::Faults(args) => swarm::faults(args.from, args.seeds),
         What::Buggify(args) => swarm::buggify(args.from, args.seeds),
@@ -309,6 +325,29 @@ fn run_storm(args: &Storm) -> bool {
         );
     }
     failed.is_empty()
+}
+
+fn write_trace(args: &Trace) -> bool {
+    quiet_panics();
+    let trace = match storm::tla::record(args.seed, args.lines) {
+        Ok(trace) => trace,
+        Err(violation) => {
+            let storm::Violation { seed, name, detail, at } = *violation;
+            eprintln!("seed {seed}: {name} broken at {at} µs: {detail}");
+            eprintln!("replay: cargo run --bin sim -- trace --seed {seed}");
+            return false;
+        }
+    };
+    let Some(path) = &args.out else {
+        print!("{trace}");
+        return true;
+    };
+    if let Err(error) = std::fs::write(path, trace.to_string()) {
+        eprintln!("{} cannot be written: {error}", path.display());
+        return false;
+    }
+    println!("{} lines: {}", trace.len(), path.display());
+    true
 }
 
 #[cfg(feature = "mutants")]

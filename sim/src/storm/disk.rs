@@ -150,6 +150,15 @@ impl Disk {
         self.base != base
     }
 
+    /// Loses power and nothing else: all that was handed over is there, and so is the commit index of
+    /// the last hand-over. The spec of recorded storms has no other disk.
+    pub(super) fn keep_all(&mut self, commit: Index) {
+        let queue: Vec<Write> = self.queue.drain(..).collect();
+        self.writing = 0;
+        queue.iter().for_each(|write| self.make_durable(write));
+        self.hard.commit = self.hard.commit.max(commit);
+    }
+
     fn tear(&mut self, write: &Write, rng: &mut Random) {
         match write {
             Write::Log { hard, truncate_from, entries, .. } => {

@@ -33,9 +33,15 @@ impl World<'_> {
             let detail = format!("{id}: {violation}");
             return self.judge(Err(Broken { name: "protocol_is_kept", detail }));
         }
+        let Self { recorder, members, .. } = self;
+        if let Some(recorder) = recorder {
+            let member = members.get_mut(&id).expect("a member");
+            let node = member.node.as_ref().expect("it lives");
+            member.handed_commit = node.commit();
+            recorder.handed_over(node, &ready);
+        }
         for envelope in ready.messages_now {
-            let member = &self.members[&id];
-            self.judge(must::votes_are_asked_by_the_durable(member, &envelope))?;
+            self.judge_message(id, &envelope)?;
             // What is said at once binds no less.
             self.note_promise(id, &envelope);
             self.send(envelope, None);
@@ -83,6 +89,19 @@ impl World<'_> {
         }
         self.begin_write(id);
         self.begin_apply(id)
+    }
+
+    /// Judges what a node is about to say.
+    fn judge_message(&mut self, id: NodeId, envelope: &Envelope) -> Outcome {
+        let Self { members, truth, .. } = self;
+        let member = &members[&id];
+        let verdicts = [
+            must::no_message_from_a_later_term(member, envelope),
+            must::votes_are_asked_by_the_durable(member, envelope),
+            must::promises_are_durable(member, envelope),
+            must::one_vote_per_term(truth, envelope),
+        ];
+        verdicts.into_iter().try_for_each(|verdict| self.judge(verdict))
     }
 
     /// Judges what is handed to a disk, and keeps note of the changes in it.
@@ -149,8 +168,7 @@ impl World<'_> {
                     self.step(id, Input::Persisted(ticket))?;
                     for envelope in promises {
                         self.note_promise(id, &envelope);
-                        let member = &self.members[&id];
-                        self.judge(must::votes_are_asked_by_the_durable(member, &envelope))?;
+                        self.judge_message(id, &envelope)?;
                         self.send(envelope, None);
                     }
                 }
@@ -271,6 +289,10 @@ impl World<'_> {
 
     pub(super) fn deliver(&mut self, envelope: Envelope, bytes: Option<Machine>) -> Outcome {
         let id = envelope.to;
+        let node = self.members[&id].node.as_ref().expect("it lives");
+        if self.recorder.as_mut().is_some_and(|recorder| !recorder.admits(node, &envelope)) {
+            return Ok(());
+        }
         if let Some(machine) = bytes {
             // Work that waited goes first: the next `Ready` must speak of this snapshot only.
             self.drive(id)?;

@@ -112,6 +112,9 @@ pub struct Plan {
     pub torn: u64,
     /// Who lies in wait for leaders and voters.
     pub ambush: Ambush,
+    /// Whether the storm is written down for the public spec ([`Plan::for_spec`]): then a power loss
+    /// takes nothing that was handed to a disk, and messages that the spec does not know are lost.
+    pub recorded: bool,
 }
 
 /// Faults at the moments that matter. Blind chance seldom cuts a leader off between its election and
@@ -253,6 +256,32 @@ impl Plan {
             torn,
             ambush,
             hasty_start: rng.chance(500_000),
+            recorded: false,
+        }
+    }
+
+    /// What the public spec can follow: see [`super::tla`] for what is left out, and why. A short storm
+    /// with few heartbeats, since the spec is checked line by line.
+    pub fn for_spec(rng: &mut Random) -> Self {
+        let founders = rng.pick(&[1, 3, 3, 3, 3, 3, 3, 5]);
+        let mut plan = Self::draw(rng);
+        let timeout = plan.timeout();
+        plan.faults.retain(|(fault, _)| *fault != Fault::Echo);
+        Self {
+            founders,
+            universe: founders,
+            pre_vote: false,
+            heartbeat_ticks: plan.election_ticks / 3,
+            rough_timeouts: rng.within(8, 20),
+            duplicate: 0,
+            changes: 0,
+            lazy: 0,
+            torn: 0,
+            keep: u64::MAX,
+            client: rng.pick(&[timeout / 8, timeout / 3]),
+            reads: rng.pick(&[0, 100]),
+            recorded: true,
+            ..plan
         }
     }
 

@@ -16,6 +16,7 @@ use super::invariants::{self as must, Broken, Truth};
 use super::machine::{Machine, mix};
 use super::network::Network;
 use super::plan::{Draw, Plan};
+use super::tla::Recorder;
 use super::{Counts, EVENTS_MAX, INTERRUPTED, Options};
 
 /// One thing to happen.
@@ -95,6 +96,8 @@ pub(super) struct Member {
     /// What others were promised.
     pub(super) accepted: LogPosition,
     pub(super) voted: (Term, Option<NodeId>),
+    /// Its commit index at its last hand-over.
+    pub(super) handed_commit: Index,
 }
 
 impl Member {
@@ -116,6 +119,7 @@ impl Member {
             changes: Vec::new(),
             accepted: position,
             voted: (Term(0), None),
+            handed_commit: position.index,
         }
     }
 
@@ -188,6 +192,8 @@ pub(super) struct World<'a> {
     pub(super) hash: u64,
     /// Whether faults are over.
     pub(super) calm: bool,
+    /// Who writes down what happens, in storms that are recorded.
+    pub(super) recorder: Option<Recorder>,
     options: &'a Options,
     queue: BinaryHeap<Reverse<Scheduled>>,
     seq: u64,
@@ -206,6 +212,7 @@ impl<'a> World<'a> {
         let truth = Truth::new(&machine);
         let blank =
             Machine { position: LogPosition::default(), hash: 0, conf: ConfState::default() };
+        let recorder = plan.recorded.then(Recorder::default);
         let mut members = Vec::new();
         for id in &ids {
             let founder = founders.contains(id);
@@ -229,6 +236,7 @@ impl<'a> World<'a> {
             counts: Counts::default(),
             hash: 0,
             calm: false,
+            recorder,
             options,
             queue: BinaryHeap::new(),
             seq: 0,
@@ -387,6 +395,9 @@ impl<'a> World<'a> {
             .map(|entry| entry.index)
             .collect();
         member.machine = machine;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.started(&node, member.disk.hard.vote);
+        }
         member.node = Some(node);
         let (epoch, tick) = (member.epoch, member.tick);
         let first = self.rng.within(1, tick);
@@ -410,7 +421,9 @@ impl<'a> World<'a> {
         member.staged = None;
         member.reads.clear();
         let before = member.disk.hard;
-        if member.disk.crash(&mut self.rng, torn) {
+        if self.plan.recorded {
+            member.disk.keep_all(member.handed_commit);
+        } else if member.disk.crash(&mut self.rng, torn) {
             // What contradicts a snapshot was promised to a leader that is history.
             member.accepted = member.disk.base;
         }
@@ -490,18 +503,21 @@ impl<'a> World<'a> {
     pub(super) fn step_only(&mut self, id: NodeId, input: Input) -> Outcome {
         let member = self.members.get_mut(&id).expect("a member");
         let node = member.node.as_mut().expect("it lives");
-        let (commit, role, last) = (node.commit(), node.role(), node.last().index);
-        let term = node.term();
-        let transfer = node.transfer_target();
+        let was = Was::of(node);
         let installed = matches!(input, Input::SnapshotInstalled(_));
+        let before = self.recorder.as_mut().map(|recorder| recorder.before(node, &input));
         node.step(input);
-        let after = (node.role(), node.term());
-        let verdict = self.verdict_on(id, commit, installed, transfer, last);
-        self.judge(verdict)?;
-        if after.0 == Role::Leader {
-            self.lie_in_wait(id, (role, term), commit);
+        if let (Some(recorder), Some(before)) = (&mut self.recorder, before) {
+            recorder.after(node, before);
         }
-        if after != (role, term) {
+        let after = (node.role(), node.term());
+        let verdict = self.verdict_on(id, &was, installed);
+        self.judge(verdict)?;
+        let before = (was.role, was.term);
+        if after.0 == Role::Leader {
+            self.lie_in_wait(id, before, was.commit);
+        }
+        if after != before {
             let Self { members, truth, .. } = &*self;
             let node = members[&id].node.as_ref().expect("it lives");
             if after.0 == Role::Leader {
@@ -515,14 +531,7 @@ impl<'a> World<'a> {
     }
 
     /// Judges one node after one step.
-    fn verdict_on(
-        &mut self,
-        id: NodeId,
-        commit: Index,
-        installed: bool,
-        transfer: Option<NodeId>,
-        last: Index,
-    ) -> Outcome {
+    fn verdict_on(&mut self, id: NodeId, was: &Was, installed: bool) -> Outcome {
         let Self { members, truth, .. } = self;
         let member = &members[&id];
         let node = member.node.as_ref().expect("it lives");
@@ -530,11 +539,15 @@ impl<'a> World<'a> {
         must::one_leader_per_term(truth, node)?;
         must::only_voters_campaign(node)?;
         must::configuration_is_the_applied_one(node, &member.machine)?;
-        must::transfer_takes_no_commands(node, transfer, last)?;
+        must::transfer_takes_no_commands(node, was.transfer, was.last.index)?;
+        must::term_only_grows(node, was.term)?;
+        let led = (was.role == Role::Leader).then_some(was.term);
+        must::leader_append_only(node, led, was.last)?;
+        must::machine_is_not_ahead(node, &member.machine)?;
         if installed {
             return Ok(()); // The commit index jumped to what others have committed.
         }
-        must::commits_agree(truth, node, commit, members)
+        must::commits_agree(truth, node, was.commit, members)
     }
 
     /// Passes a broken property on, unless this run is blind to it.
@@ -544,6 +557,27 @@ impl<'a> World<'a> {
                 Err(broken)
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// What a node was before a step.
+struct Was {
+    term: Term,
+    role: Role,
+    commit: Index,
+    last: LogPosition,
+    transfer: Option<NodeId>,
+}
+
+impl Was {
+    fn of(node: &Node) -> Self {
+        Self {
+            term: node.term(),
+            role: node.role(),
+            commit: node.commit(),
+            last: node.last(),
+            transfer: node.transfer_target(),
         }
     }
 }
