@@ -46,6 +46,8 @@ pub struct Options {
     pub scenario: Option<String>,
     /// Record what happens, for the page that shows it.
     pub timeline: Option<crate::timeline::Recorder>,
+    /// How long what is demanded may take at most; without it, as long as the plan's elections may.
+    pub patience: Option<Duration>,
 }
 
 /// What happened in a run.
@@ -132,6 +134,7 @@ pub struct Outcome {
 pub struct Base {
     /// Violations seen while the run goes on.
     pub found: Found,
+    patience: Option<Duration>,
     world: Arc<Mutex<Option<Arc<World>>>>,
 }
 
@@ -161,7 +164,7 @@ where
     options.timeline.iter().for_each(crate::timeline::Recorder::install);
     let logs = Logs::new(options.echo);
     let _guard = logs.install();
-    let base = Base::default();
+    let base = Base { patience: options.patience, ..Base::default() };
     let (text, seed) = (plan.to_string(), plan.seed);
     let (inner, inner_logs) = (base.clone(), logs.clone());
     let caught = catch_unwind(AssertUnwindSafe(|| {
@@ -319,7 +322,7 @@ fn states_from_logs(world: &World) -> Vec<String> {
 }
 
 /// How long the demands may take.
-fn bound(plan: &Plan) -> Duration {
+pub(crate) fn bound(plan: &Plan) -> Duration {
     Duration::from_millis(plan.tuning.election * 40) + Duration::from_secs(90)
 }
 
@@ -388,9 +391,10 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
     }
     let mut outcome = Outcome::default();
     if !base.found.any() && !plan.mask.no_demands {
-        let mut admin = Admin::new(world.endpoint("judge"), Duration::from_secs(5));
+        let limit = base.patience.unwrap_or_else(|| bound(&plan));
+        let mut admin = Admin::new(world.endpoint("judge"), Duration::from_secs(5).min(limit));
         let names = lock(&members).clone();
-        match demand(&world, &mut admin, &names, &history).await {
+        match demand(&world, &mut admin, &names, &history, limit).await {
             Ok(states) => {
                 let last = states.iter().map(|state| state.revision).max();
                 outcome.judgement.watch_complete_to = last;
@@ -401,8 +405,8 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
     }
     stop_watchers.store(true, Ordering::SeqCst);
     for watcher in watchers {
-        // Without demands nobody waits for what it has yet to be told.
-        if plan.mask.no_demands {
+        // Without demands nobody waits for what it has yet to be told; nor once something is broken.
+        if plan.mask.no_demands || base.found.any() {
             watcher.abort();
         }
         let _ = watcher.await;
@@ -461,14 +465,16 @@ pub(crate) async fn describe(world: &Arc<World>, members: &[String]) -> Vec<Stri
     lines
 }
 
-/// Demands of a healed cluster that it works and is of one mind; returns the members' states.
+/// Demands of a healed cluster that it works and is of one mind, within `limit`; returns the members'
+/// states.
 pub(crate) async fn demand(
     world: &Arc<World>,
     admin: &mut Admin,
     names: &[String],
     history: &History,
+    limit: Duration,
 ) -> Result<Vec<FinalState>, Violation> {
-    Demands { world, admin, names, history }.all().await
+    Demands { world, admin, names, history }.all(limit).await
 }
 
 /// What is demanded of a healed cluster.
@@ -483,8 +489,8 @@ struct Demands<'a> {
 const JUDGE: u64 = 9_999;
 
 impl Demands<'_> {
-    async fn all(&mut self) -> Result<Vec<FinalState>, Violation> {
-        let until = self.world.time.elapsed() + bound(&self.world.plan);
+    async fn all(&mut self, limit: Duration) -> Result<Vec<FinalState>, Violation> {
+        let until = self.world.time.elapsed() + limit;
         for name in self.names.to_vec() {
             self.put_through(&name, until).await?;
         }
