@@ -5,7 +5,8 @@
 //! time every member acknowledges a put, all members stand at one applied index, a change of members
 //! that was begun is done, and every open watch has been told everything. After that comes
 //! *safety*: what was recorded is judged by the checker, and the members' states must be equal, to
-//! one another and to what the history says. A panic anywhere in the server is a violation as well.
+//! one another and to what the history says. A panic anywhere in the server is a violation as well. At last
+//! all members are killed, and what is on their disks is looked at ([`invariants::storage`](crate::invariants::storage)).
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +20,7 @@ use madsim::runtime::Runtime;
 
 use crate::admin::Admin;
 use crate::invariants::leaders::Leaders;
-use crate::invariants::{Found, Violation, monotonic};
+use crate::invariants::{Found, Violation, monotonic, storage};
 use crate::logs::Logs;
 use crate::nemesis::{Fired, Nemesis};
 use crate::plan::{Plan, Temper};
@@ -175,20 +176,18 @@ where
             let outcome = situation(world.clone(), inner, inner_logs, plan).await;
             // Tasks that wait for one another would outlive the runtime, and with them the stores' memory maps.
             world.finish().await;
-            outcome
+            let on_disk = storage::check(&world.disks());
+            (outcome, on_disk)
         });
         // Dropped here, inside the net for panics.
         drop(runtime);
         outcome
     }));
-    let mut outcome = match caught {
-        Ok(outcome) => outcome,
-        Err(panic) => {
-            let mut outcome = Outcome::default();
-            outcome.violations.push(Violation::new("panic", message_of(panic.as_ref())));
-            outcome
-        }
-    };
+    let (mut outcome, on_disk) = caught.unwrap_or_else(|panic| {
+        let mut outcome = Outcome::default();
+        outcome.violations.push(Violation::new("panic", message_of(panic.as_ref())));
+        (outcome, Vec::new())
+    });
     if let Some(world) = lock(&base.world).take() {
         if outcome.report.hash == (0, 0) {
             outcome.report = figures(&world);
@@ -206,6 +205,7 @@ where
         let _ = checker::history::write(std::io::BufWriter::new(file), &outcome.records);
     }
     judge(&mut outcome);
+    outcome.violations.extend(on_disk);
     let Outcome { violations, report, states, .. } = outcome;
     if violations.is_empty() {
         return Ok(report);
@@ -232,7 +232,7 @@ pub fn activate(names: &[String]) {
     assert!(names.is_empty(), "planted defects need the feature `mutants`");
 }
 
-fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("a panic without words")
