@@ -5,7 +5,8 @@
 //! time every member acknowledges a put, all members stand at one applied index, a change of members
 //! that was begun is done, and every open watch has been told everything. After that comes
 //! *safety*: what was recorded is judged by the checker, and the members' states must be equal, to
-//! one another and to what the history says. A panic anywhere in the server is a violation as well.
+//! one another and to what the history says. A panic anywhere in the server is a violation as well. At last
+//! all members are killed, and what is on their disks is looked at ([`invariants::storage`](crate::invariants::storage)).
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +20,7 @@ use madsim::runtime::Runtime;
 
 use crate::admin::Admin;
 use crate::invariants::leaders::Leaders;
-use crate::invariants::{Found, Violation, monotonic};
+use crate::invariants::{Found, Violation, monotonic, storage};
 use crate::logs::Logs;
 use crate::nemesis::{Fired, Nemesis};
 use crate::plan::{Plan, Temper};
@@ -46,6 +47,8 @@ pub struct Options {
     pub scenario: Option<String>,
     /// Record what happens, for the page that shows it.
     pub timeline: Option<crate::timeline::Recorder>,
+    /// How long what is demanded may take at most; without it, as long as the plan's elections may.
+    pub patience: Option<Duration>,
 }
 
 /// What happened in a run.
@@ -134,6 +137,7 @@ pub struct Outcome {
 pub struct Base {
     /// Violations seen while the run goes on.
     pub found: Found,
+    patience: Option<Duration>,
     world: Arc<Mutex<Option<Arc<World>>>>,
 }
 
@@ -163,7 +167,7 @@ where
     options.timeline.iter().for_each(crate::timeline::Recorder::install);
     let logs = Logs::new(options.echo);
     let _guard = logs.install();
-    let base = Base::default();
+    let base = Base { patience: options.patience, ..Base::default() };
     let (text, seed) = (plan.to_string(), plan.seed);
     crate::buggify::begin(seed, if plan.mask.no_buggify { 0 } else { plan.buggify });
     let (inner, inner_logs) = (base.clone(), logs.clone());
@@ -175,20 +179,18 @@ where
             let outcome = situation(world.clone(), inner, inner_logs, plan).await;
             // Tasks that wait for one another would outlive the runtime, and with them the stores' memory maps.
             world.finish().await;
-            outcome
+            let on_disk = storage::check(&world.disks());
+            (outcome, on_disk)
         });
         // Dropped here, inside the net for panics.
         drop(runtime);
         outcome
     }));
-    let mut outcome = match caught {
-        Ok(outcome) => outcome,
-        Err(panic) => {
-            let mut outcome = Outcome::default();
-            outcome.violations.push(Violation::new("panic", message_of(panic.as_ref())));
-            outcome
-        }
-    };
+    let (mut outcome, on_disk) = caught.unwrap_or_else(|panic| {
+        let mut outcome = Outcome::default();
+        outcome.violations.push(Violation::new("panic", message_of(panic.as_ref())));
+        (outcome, Vec::new())
+    });
     if let Some(world) = lock(&base.world).take() {
         if outcome.report.hash == (0, 0) {
             outcome.report = figures(&world);
@@ -207,6 +209,7 @@ where
         let _ = checker::history::write(std::io::BufWriter::new(file), &outcome.records);
     }
     judge(&mut outcome);
+    outcome.violations.extend(on_disk);
     let Outcome { violations, report, states, .. } = outcome;
     if violations.is_empty() {
         return Ok(report);
@@ -233,7 +236,7 @@ pub fn activate(names: &[String]) {
     assert!(names.is_empty(), "planted defects need the feature `mutants`");
 }
 
-fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("a panic without words")
@@ -323,7 +326,7 @@ fn states_from_logs(world: &World) -> Vec<String> {
 }
 
 /// How long the demands may take.
-fn bound(plan: &Plan) -> Duration {
+pub(crate) fn bound(plan: &Plan) -> Duration {
     Duration::from_millis(plan.tuning.election * 40) + Duration::from_secs(90)
 }
 
@@ -394,9 +397,10 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
     }
     let mut outcome = Outcome::default();
     if !base.found.any() && !plan.mask.no_demands {
-        let mut admin = Admin::new(world.endpoint("judge"), Duration::from_secs(5));
+        let limit = base.patience.unwrap_or_else(|| bound(&plan));
+        let mut admin = Admin::new(world.endpoint("judge"), Duration::from_secs(5).min(limit));
         let names = lock(&members).clone();
-        match demand(&world, &mut admin, &names, &history).await {
+        match demand(&world, &mut admin, &names, &history, limit).await {
             Ok(states) => {
                 let last = states.iter().map(|state| state.revision).max();
                 outcome.judgement.watch_complete_to = last;
@@ -407,8 +411,8 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
     }
     stop_watchers.store(true, Ordering::SeqCst);
     for watcher in watchers {
-        // Without demands nobody waits for what it has yet to be told.
-        if plan.mask.no_demands {
+        // Without demands nobody waits for what it has yet to be told; nor once something is broken.
+        if plan.mask.no_demands || base.found.any() {
             watcher.abort();
         }
         let _ = watcher.await;
@@ -467,14 +471,16 @@ pub(crate) async fn describe(world: &Arc<World>, members: &[String]) -> Vec<Stri
     lines
 }
 
-/// Demands of a healed cluster that it works and is of one mind; returns the members' states.
+/// Demands of a healed cluster that it works and is of one mind, within `limit`; returns the members'
+/// states.
 pub(crate) async fn demand(
     world: &Arc<World>,
     admin: &mut Admin,
     names: &[String],
     history: &History,
+    limit: Duration,
 ) -> Result<Vec<FinalState>, Violation> {
-    Demands { world, admin, names, history }.all().await
+    Demands { world, admin, names, history }.all(limit).await
 }
 
 /// What is demanded of a healed cluster.
@@ -489,8 +495,8 @@ struct Demands<'a> {
 const JUDGE: u64 = 9_999;
 
 impl Demands<'_> {
-    async fn all(&mut self) -> Result<Vec<FinalState>, Violation> {
-        let until = self.world.time.elapsed() + bound(&self.world.plan);
+    async fn all(&mut self, limit: Duration) -> Result<Vec<FinalState>, Violation> {
+        let until = self.world.time.elapsed() + limit;
         for name in self.names.to_vec() {
             self.put_through(&name, until).await?;
         }

@@ -423,6 +423,11 @@ impl World {
         sleep(Duration::from_millis(1)).await;
     }
 
+    /// Returns the disks of the members' places, with their machines' names.
+    pub fn disks(&self) -> Vec<(&str, &Arc<HostDisk>)> {
+        self.slots.iter().map(|slot| (&slot.name[..], &slot.disk)).collect()
+    }
+
     /// Removes the disks from the program's tables, after which they no longer are under the model.
     pub fn forget(&self) {
         for slot in &self.slots {

@@ -28,6 +28,7 @@
 //! | `history`, `hash`, `scrub` | the past for watchers; HashKV; removing what was compacted |
 //! | `counts`, `recent` | counting without walking, now and a little earlier |
 //! | `ledger` | the counts held against a walk, which must not miss a key |
+//! | `inspect` | stored rows taken apart, for whoever looks at a stopped member's tables |
 //!
 //! **Invariants**
 //! - The current revision is stored, never derived from the newest row: compaction may remove that row.
@@ -51,6 +52,7 @@ mod counts;
 mod frame;
 mod hash;
 mod history;
+mod inspect;
 mod ledger;
 mod read;
 mod rebuild;
@@ -66,6 +68,7 @@ mod tests;
 pub use frame::{Damage, Unbroken};
 pub use hash::{HashJob, HashKv, etcd_row_key};
 pub use history::{Budget, HistoryBatch};
+pub use inspect::{StoredFacts, StoredKey, StoredRow, stored_count};
 pub use read::Page;
 pub use rebuild::{CountsBuilder, ForeignRow, Indexed};
 pub use scrub::{Hold, ScrubProgress};

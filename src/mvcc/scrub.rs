@@ -147,6 +147,18 @@ pub(super) fn scrubbed_in(view: &View<'_>) -> Result<Option<Revision>, Damage> {
     }
 }
 
+/// Reads which compaction a row of `Meta` calls the last whose rows are all gone; `None` if it says
+/// something else.
+pub(super) fn scrubbed_fact(key: &[u8], stored: &[u8]) -> Result<Option<Revision>, Damage> {
+    if key == META_SCRUBBED { Ok(parse(key, stored)?.0) } else { Ok(None) }
+}
+
+/// Reads which compaction a row of `Meta` calls one whose rows are not all gone; `None` if it says
+/// something else.
+pub(super) fn pending_fact(key: &[u8]) -> Result<Option<Revision>, Damage> {
+    key.starts_with(META_COMPACTION).then(|| suffix(META_COMPACTION, key)).transpose()
+}
+
 impl Store {
     /// Keeps superseded rows where they are until the hold is dropped.
     pub fn hold_scrub(&self) -> Hold {

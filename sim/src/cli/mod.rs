@@ -176,6 +176,7 @@ fn run_one(args: &Run) -> bool {
         history: args.history.clone().or(history),
         scenario: None,
         timeline: recorder.clone(),
+        ..run::Options::default()
     };
     let cuts = match args.less.cuts() {
         Ok(cuts) => cuts,

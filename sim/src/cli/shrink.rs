@@ -38,6 +38,9 @@ pub struct Less {
     /// End with the rough time, heal and demand nothing, and judge what was recorded until then.
     #[arg(long)]
     no_demands: bool,
+    /// Wait only so long for what is demanded after healing, such as `3s`: a cluster that needs longer fails.
+    #[arg(long, value_parser = duration)]
+    patience: Option<Duration>,
 }
 
 /// Which seed to make small.
@@ -96,6 +99,7 @@ impl Less {
             keys: self.keys,
             members: self.members,
             no_demands: self.no_demands,
+            patience: self.patience,
         })
     }
 }

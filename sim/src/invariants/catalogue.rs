@@ -1,7 +1,8 @@
 //! Every check there is: its name, where it looks, where it comes from, and what it says.
 //!
 //! *L0* is the bare core in a storm, *L1* whole servers; *history* is what clients and watchers recorded,
-//! judged by `jepsen/checker`, after simulated runs and after real ones. *disk* is the crash matrix.
+//! judged by `jepsen/checker`, after simulated runs and after real ones. *disk* is what a stopped member has
+//! on its disk: in the crash matrix, and at the end of each run (`storage/`).
 
 /// One check.
 #[derive(Clone, Copy, Debug)]
@@ -221,6 +222,27 @@ pub const CHECKS: &[Check] = &[
         "after any power loss what was synced is there",
     ),
     check("disk", "rot", "the formats' checksums", "a flipped bit is noticed or harmless"),
+    check("disk", "disk-read", "the start's own rules", "what a killed member leaves is read back"),
+    check("disk", "log-contiguous", "Raft, §5.3", "the log's entries follow on, terms never fall"),
+    check("disk", "commit-in-log", "Raft, §5.3", "the commit index on disk is within the log"),
+    check("disk", "term-of-log", "Raft, §5.1", "the term on disk is not below the last entry's"),
+    check("disk", "store-in-log", "Raft, §5.3", "the log has the entry that the store stands at"),
+    check("disk", "log-reaches-store", "Raft, §7", "nothing between store and log is missing"),
+    check("disk", "log-and-store-of-one", "Raft, §5.1", "a vote stays with its directory"),
+    check("disk", "logs-match", RAFT, "index and term name one entry on all disks"),
+    check("disk", "leftovers", "storage's generations", "what a crash left goes at the next start"),
+    check("disk", "stored-forms", "the formats' checksums", "everything in the store reads"),
+    check("disk", "compact-in-history", ETCD, "no compaction is of the future, or of nobody"),
+    check("disk", "revisions-unbroken", ETCD, "each revision above the compact one has its rows"),
+    check("disk", "row-chains", "mvcc's chain of rows", "each row names its key's row before it"),
+    check("disk", "row-versions", ETCD, "versions count the writes in a key's life"),
+    check("disk", "index-names-newest", "mvcc's index", "each key's entry is its newest row"),
+    check("disk", "counts-are-true", "mvcc's counts", "as many keys live as are counted"),
+    check("disk", "compacted-is-gone", ETCD, "what was compacted and scrubbed is gone"),
+    check("disk", "lease-keys", "lease's rows", "a row stands for each live key with a lease"),
+    check("disk", "leases-exist", ETCD, "the lease of a live key exists"),
+    check("disk", "members-are-configured", "Thesis, §4.1", "the members are Raft's configuration"),
+    check("disk", "equal-tables", RAFT, "members at one entry hold the same, byte for byte"),
 ];
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub mod catalogue;
 pub mod leaders;
 pub mod monotonic;
+pub mod storage;
 
 use std::sync::{Arc, Mutex};
 

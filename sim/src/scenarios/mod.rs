@@ -262,6 +262,7 @@ impl Scene {
     /// Whatever the scenario, at its end members are alike, and what they hold is what the history says.
     async fn epilogue(&mut self) -> Result<Vec<FinalState>, Violation> {
         let names = self.names.clone();
-        run::demand(&self.world, &mut self.admin, &names, &self.history).await
+        let limit = run::bound(&self.world.plan);
+        run::demand(&self.world, &mut self.admin, &names, &self.history, limit).await
     }
 }
