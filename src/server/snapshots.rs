@@ -234,11 +234,47 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
     }
 }
 
-/// Builds up an arriving snapshot, piece by piece, on a worker of its own.
+/// Builds up an arriving snapshot, piece by piece, on a worker of its own. What does not come to its end, for
+/// whatever reason, leaves nothing behind: transfers that fail again and again would fill the disk.
 pub(crate) struct Incoming {
     worker: Worker,
     receiver: Option<Receiver>,
     events: mpsc::UnboundedSender<Event>,
+    directory: Directory,
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let unfinished = (self.receiver.take(), std::mem::take(&mut self.directory));
+        // Behind whatever is still being written there.
+        self.worker.run(move || drop(unfinished));
+    }
+}
+
+/// The directory of an unfinished store, which goes with this. Whatever has it open is to be dropped before.
+#[derive(Default)]
+struct Directory(Option<Box<dyn FnOnce() + Send>>);
+
+impl Directory {
+    fn new<D: crate::runtime::Disk>(disk: D, dir: PathBuf) -> Self {
+        Self(Some(Box::new(move || {
+            if let Err(error) = disk.remove_dir_all(&dir) {
+                // The next start removes it.
+                warn!(%error, "a snapshot that did not arrive whole was not removed");
+            }
+        })))
+    }
+
+    /// The store is somebody's now.
+    fn keep(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(|remove| remove());
+    }
 }
 
 /// Why an arriving snapshot is refused.
@@ -273,10 +309,12 @@ impl Incoming {
         let disk = runtime.disk();
         let begun = on(&worker, move || -> Result<_, IncomingError> {
             let dir = generations::fresh(&disk, &stores)?;
-            Ok(Receiver::create(&dir, StorageOptions::default(), cluster_id)?)
+            let directory = Directory::new(disk, dir.clone());
+            let receiver = Receiver::create(&dir, StorageOptions::default(), cluster_id)?;
+            Ok((receiver, directory))
         });
-        let receiver = begun.await??;
-        Ok(Self { worker, receiver: Some(receiver), events })
+        let (receiver, directory) = begun.await??;
+        Ok(Self { worker, receiver: Some(receiver), events, directory })
     }
 
     /// Takes the next piece.
@@ -304,6 +342,7 @@ impl Incoming {
         self.events
             .send(Event::SnapshotArrived(Box::new(arrived)))
             .map_err(|_| IncomingError::Stopped)?;
+        self.directory.keep();
         is_staged.await.map_err(|_| IncomingError::Stopped)
     }
 }

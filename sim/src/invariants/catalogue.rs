@@ -135,6 +135,12 @@ pub const CHECKS: &[Check] = &[
         "Thesis, §4.2",
         "a change of members that was begun is done",
     ),
+    check(
+        "L1",
+        "promotion",
+        "Thesis, §4.2.1",
+        "a learner that never ran is made a voter by nobody",
+    ),
     check("L1", "watch-liveness", ETCD, "an open watch is told everything in the end"),
     check(
         "L1",
