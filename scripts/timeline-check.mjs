@@ -142,6 +142,18 @@ async function check(page) {
     must(await value("$('tip').style.display === 'none'"), "Escape does not let go of what was kept");
   }
 
+  // Messages between members: none until asked for, then those of the part that is shown.
+  const arrows = () => value("boxes.filter(b => b[4] && b[4].includes(' → ') && b[4].includes(' bytes')).length");
+  must(await arrows() === 0, "messages are shown that nobody asked for");
+  if (await value("data.packets.length > 0")) {
+    await value("$('showpackets').click()");
+    await value("(() => { const p = data.packets[Math.floor(data.packets.length / 2)]; view(p[0] - 0.05, p[1] + 0.05); })()");
+    must(await arrows() > 0, "messages cannot be shown");
+    await shot("messages");
+    await value("$('showpackets').click(); $('all').click()");
+    must(await arrows() === 0, "messages cannot be put away");
+  }
+
   // Log lines: on and off, of one member, with some words.
   const rows = () => value("$('log').childElementCount");
   const all = await rows();

@@ -47,6 +47,10 @@ thread_local! {
 /// How often an active site fires. Never always: some sites would be passed again at once, for ever.
 const RATES: [u32; 5] = [1_000, 10_000, 50_000, 200_000, 500_000];
 
+/// The least rate at the first passes of an active site.
+const EARLY_RATE: u32 = 250_000;
+const EARLY_PASSES: u64 = 4;
+
 /// Starts a run on this thread.
 pub fn begin(seed: u64, density: u32) {
     mainstay::runtime::buggify::install(decide);
@@ -83,7 +87,10 @@ impl State {
             Site { rng, rate, passes: Passes::default() }
         });
         site.passes.reached += 1;
-        let fires = !self.quiet && site.rng.chance(site.rate);
+        // What is seldom passed would otherwise hardly ever be taken.
+        let early = site.rate > 0 && site.passes.reached <= EARLY_PASSES;
+        let rate = if early { site.rate.max(EARLY_RATE) } else { site.rate };
+        let fires = !self.quiet && site.rng.chance(rate);
         site.passes.fired += u64::from(fires);
         fires
     }

@@ -278,7 +278,8 @@ impl State {
             self.schedule(at, id, side);
             return;
         }
-        let what = pipe.queue.pop_front().expect("it was just looked at").what;
+        let packet = pipe.queue.pop_front().expect("it was just looked at");
+        let (what, took) = (packet.what, now - packet.sent);
         let next = pipe.queue.front().map(|packet| packet.arrives.max(now));
         let (kind, len) = match &what {
             What::Data(data) => ("data", data.len()),
@@ -286,6 +287,7 @@ impl State {
             What::Rst => ("rst", 0),
         };
         self.trace.note(kind, [id, side as u64, len as u64]);
+        crate::timeline::arrived(from.0, to.0, took, kind, len);
         let silence = if mute { Some(*pipe.unanswered.get_or_insert(now)) } else { None };
         pipe.unanswered = silence;
         let mut answer = false;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use checker::history::Record;
 use checker::verdict::{FinalState, Options as Judgement};
 use madsim::runtime::Runtime;
+use mainstay::proto::etcdserverpb as pb;
 
 use crate::admin::Admin;
 use crate::invariants::leaders::Leaders;
@@ -200,6 +201,8 @@ where
     }
     outcome.report.seed = seed;
     outcome.report.buggified = crate::buggify::end();
+    let taken = between_members(&outcome.report.buggified);
+    outcome.report.ambient.extend(taken);
     outcome.violations.splice(0..0, base.found.take());
     outcome.violations.extend(logs.violation().map(|line| Violation::new("protocol", line)));
     if let Some(path) = &options.history
@@ -316,6 +319,17 @@ fn ambient(
     ]
 }
 
+/// Counts what befell messages between members: the network's streams do none of it, the code's rare ways do.
+fn between_members(sites: &crate::buggify::Sites) -> [(&'static str, u64); 4] {
+    let of = |site| sites.get(site).map_or(0, |passes| passes.fired);
+    [
+        ("message-lost", of("message_is_lost") + of("transport_loses_a_batch")),
+        ("message-repeated", of("message_comes_twice")),
+        ("message-reordered", of("messages_come_in_reverse")),
+        ("snapshot-damaged", of("snapshot_loses_a_table_row")),
+    ]
+}
+
 fn states_from_logs(world: &World) -> Vec<String> {
     let mut lines = Vec::new();
     for (i, slot) in world.slots.iter().enumerate() {
@@ -380,6 +394,7 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
     let leaders = Arc::new(Mutex::new(Leaders::default()));
     world.background(observe(
         Admin::new(world.endpoint("observer"), Duration::from_millis(500)),
+        Rng::new(plan.seed, "observer"),
         members.clone(),
         leaders.clone(),
         base.found.clone(),
@@ -431,10 +446,21 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
 }
 
 /// Asks every member how it is, again and again, and holds the answers against one another.
-async fn observe(mut admin: Admin, members: Members, leaders: Arc<Mutex<Leaders>>, found: Found) {
+async fn observe(
+    mut admin: Admin,
+    mut rng: Rng,
+    members: Members,
+    leaders: Arc<Mutex<Leaders>>,
+    found: Found,
+) {
     loop {
         sleep(Duration::from_millis(150)).await;
         let names = lock(&members).clone();
+        if rng.below(8) == 0
+            && let Some(violation) = compare_hashes(&mut admin, &mut rng, &names).await
+        {
+            found.add(violation);
+        }
         for name in names {
             let Ok(status) = admin.status(&name).await else { continue };
             let own = status.header.as_ref().map_or(0, |h| h.member_id);
@@ -444,6 +470,25 @@ async fn observe(mut admin: Admin, members: Members, leaders: Arc<Mutex<Leaders>
             }
         }
     }
+}
+
+/// Asks two members for the hash of their keys, while clients write. It must be the same at one revision and
+/// one compaction.
+async fn compare_hashes(admin: &mut Admin, rng: &mut Rng, names: &[String]) -> Option<Violation> {
+    let (one, other) =
+        (names.get(rng.index(names.len().max(1)))?, names.get(rng.index(names.len()))?);
+    let newest = admin.status(one).await.ok()?.header?.revision;
+    let revision = (newest - i64::try_from(rng.below(5)).unwrap_or(0)).max(1);
+    let hash = admin.hash_kv(one, revision).await.ok()?;
+    let same = admin.hash_kv(other, revision).await.ok()?;
+    let alike = |a: &pb::HashKvResponse, b: &pb::HashKvResponse| {
+        (a.compact_revision, a.hash_revision) == (b.compact_revision, b.hash_revision)
+    };
+    if !alike(&hash, &same) || hash.hash == same.hash {
+        return None;
+    }
+    let text = format!("{one} and {other} at r{revision}: {hash:?}, {same:?}");
+    Some(Violation::new("equal-hash", text))
 }
 
 /// One line a member, and its newest log lines.

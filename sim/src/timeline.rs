@@ -1,5 +1,5 @@
 //! A run as a page that a person can read: members with role and term, clients' operations, faults as
-//! bands, log lines, and where it broke.
+//! bands, log lines, what goes between members on demand, and where it broke.
 //!
 //! While a run is recorded, whoever knows something drops it here ([`Recorder`] is installed for the
 //! run's thread; without one, the calls do nothing, and never does one change the run). The page is one
@@ -30,7 +30,25 @@ struct Recording {
     processes: Vec<Process>,
     strikes: Vec<Band>,
     broken: Vec<(f64, String)>,
+    packets: Vec<Packet>,
 }
+
+/// What one member sent another: from when to when, and how many bytes.
+#[derive(Debug)]
+struct Packet {
+    sent: f64,
+    at: f64,
+    from: u32,
+    to: u32,
+    kind: &'static str,
+    bytes: usize,
+}
+
+/// Hosts from here on are clients'.
+const CLIENTS_FROM: u32 = 1_000;
+
+/// More packets than this are too many for a page; those that come later are left out.
+const PACKETS_MAX: usize = 60_000;
 
 /// A log line.
 #[derive(Debug)]
@@ -82,6 +100,25 @@ pub(crate) fn noted(what: &str, numbers: [u64; 3]) {
             recording.processes.push(Process { at, host, starts, power });
         });
     }
+}
+
+/// A packet arrived `took` after it was sent.
+pub(crate) fn arrived(
+    from: u32,
+    to: u32,
+    took: std::time::Duration,
+    kind: &'static str,
+    bytes: usize,
+) {
+    if from >= CLIENTS_FROM || to >= CLIENTS_FROM {
+        return;
+    }
+    with(|recording, at| {
+        if recording.packets.len() < PACKETS_MAX {
+            let sent = at - took.as_secs_f64();
+            recording.packets.push(Packet { sent, at, from, to, kind, bytes });
+        }
+    });
 }
 
 /// A member logged a line.
@@ -187,16 +224,21 @@ fn json(
     let broken = marks(recording, history, failure, end)
         .into_iter()
         .map(|(at, checker, text)| format!("[{at:.6},{},{}]", quoted(&checker), quoted(&text)));
+    let packets = recording.packets.iter().map(|packet| {
+        let Packet { sent, at, from, to, kind, bytes } = packet;
+        format!("[{sent:.6},{at:.6},\"m{from}\",\"m{to}\",\"{kind}\",{bytes}]")
+    });
     let verdict = failure.map_or("held".to_owned(), |f| format!("BROKEN; replay: {}", f.replay));
     format!(
         "{{\"end\":{end:.6},\"plan\":{},\"verdict\":{},\"members\":{},\"faults\":{},\"clients\":{},\
-         \"lines\":{},\"broken\":{}}}",
+         \"lines\":{},\"packets\":{},\"broken\":{}}}",
         quoted(plan),
         quoted(&verdict),
         list(members(recording, end)),
         list(faults),
         list(clients(history, end)),
         list(lines),
+        list(packets),
         list(broken),
     )
 }
