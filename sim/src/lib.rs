@@ -11,6 +11,7 @@
 //! | [`world`] | machines and the processes on them |
 //! | [`workload`] | clients, and the history they record |
 //! | [`nemesis`] | what goes wrong |
+//! | [`buggify`] | which of the server's rare ways are taken |
 //! | [`run`] | rough time, healing, demands, judgement |
 //! | [`scenarios`] | situations written by hand |
 //! | [`crash_matrix`] | the power taken in every call of every operation on a member's disk |

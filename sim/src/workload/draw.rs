@@ -22,6 +22,8 @@ pub struct Draw {
     next: u64,
     /// Leases that this client granted and has no reason to think gone.
     leases: Vec<i64>,
+    /// When their time is over at the latest, as far as this client knows.
+    ends: std::collections::BTreeMap<i64, Duration>,
     /// The newest revision seen.
     pub revision: i64,
     /// The modification revisions of keys as last seen.
@@ -37,6 +39,7 @@ impl Draw {
             client,
             next: 0,
             leases: Vec::new(),
+            ends: std::collections::BTreeMap::new(),
             revision: 1,
             seen: std::collections::BTreeMap::new(),
         }
@@ -58,6 +61,20 @@ impl Draw {
     /// Remembers that a lease was granted.
     pub fn granted(&mut self, id: i64) {
         self.leases.push(id);
+    }
+
+    /// Remembers that a lease has so many seconds from now.
+    pub fn lives(&mut self, id: i64, now: Duration, ttl: i64) {
+        self.ends.insert(id, now + Duration::from_secs(u64::try_from(ttl).unwrap_or(0)));
+    }
+
+    /// Returns how long to wait for the moment at which a lease ends, a little before or after: a renewal and
+    /// the end meet only then. `None` if it is not this client's wish, or too far off.
+    pub fn wait_for_end(&mut self, id: i64, now: Duration) -> Option<Duration> {
+        let end = *self.ends.get(&id)?;
+        let jitter = Duration::from_millis(self.rng.below(250));
+        let wait = (end + jitter).checked_sub(now + Duration::from_millis(50))?;
+        (self.rng.below(3) == 0 && wait < Duration::from_secs(4)).then_some(wait)
     }
 
     /// Returns what is left of a lull, if there is one at this time of the run.
@@ -89,6 +106,7 @@ impl Draw {
     /// Forgets a lease that is gone.
     pub fn gone(&mut self, id: i64) {
         self.leases.retain(|other| *other != id);
+        self.ends.remove(&id);
     }
 
     /// Draws a kind and then an operation of it.

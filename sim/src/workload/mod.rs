@@ -115,6 +115,11 @@ pub async fn client(
         }
         let to = member.clone().expect("it was just chosen");
         let op = draw.operation();
+        if let Operation::LeaseKeepAlive(renewal) = &op
+            && let Some(wait) = draw.wait_for_end(renewal.id, time.elapsed())
+        {
+            sleep(wait).await;
+        }
         let ok = perform(process, &mut endpoint, &to, &op, patience, &shared, &mut draw).await;
         // A fresh lease gets a key at once, often enough.
         if let (Operation::LeaseGrant(grant), true) = (&op, ok)
@@ -188,6 +193,7 @@ fn take_in(
     shared: &Shared,
     draw: &mut Draw,
 ) -> bool {
+    let now = madsim::time::TimeHandle::current().elapsed();
     let mut score = lock(&shared.score);
     let (what, ok) = match answer {
         Answer::Ok(reply) => {
@@ -195,12 +201,14 @@ fn take_in(
             score.mix.entry(kind(op)).or_default().1 += 1;
             if let Reply::LeaseGrant(grant) = &reply {
                 draw.granted(grant.id);
+                draw.lives(grant.id, now, grant.ttl);
             }
             draw.saw(&reply);
-            if let (Operation::LeaseKeepAlive(asked), Reply::LeaseKeepAlive(told)) = (op, &reply)
-                && told.ttl == 0
-            {
-                draw.gone(asked.id);
+            if let (Operation::LeaseKeepAlive(asked), Reply::LeaseKeepAlive(told)) = (op, &reply) {
+                match told.ttl {
+                    0 => draw.gone(asked.id),
+                    ttl => draw.lives(asked.id, now, ttl),
+                }
             }
             if let Operation::Compact(compact) = op {
                 shared.compacted.fetch_max(compact.revision, std::sync::atomic::Ordering::SeqCst);
