@@ -296,7 +296,12 @@ pub const MUTANTS: &[Mutant] = &[
         &[Storm],
         &["votes_are_asked_by_the_durable", "leader_completeness"],
     ),
-    planted("S02", "a snapshot's checksum is not looked at", &[Server], &["equal-hash"]),
+    planted(
+        "S02",
+        "a snapshot's checksum is not looked at",
+        &[Server],
+        &["equal-hash", "equal-tables"],
+    ),
     planted("S03", "checksums are not chained across segments", &[Unit], &[]),
     planted(
         "S04",
