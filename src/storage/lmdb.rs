@@ -143,10 +143,12 @@ impl Lmdb {
 
     /// Takes a read transaction at the newest commit whose visibility was announced, or a newer one.
     pub(super) fn reader(&self) -> Result<ReadTxn, StorageError> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if !crate::buggify!("store_begins_a_reader")
-            && let Some(txn) = idle.pop()
-        {
+        let idle = if crate::buggify!("store_begins_a_reader") {
+            None
+        } else {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        };
+        if let Some(txn) = idle {
             return Ok(txn);
         }
         Ok(ReadTxn(self.env.clone().static_read_txn()?))

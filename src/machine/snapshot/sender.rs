@@ -115,6 +115,7 @@ impl Sender {
         {
             bytes += row.key.len() + row.value.len() + ROW_OVERHEAD;
             self.tally.add(&row.key, &row.value);
+            // As if it were damaged on its way: whoever receives it must refuse it.
             if buggify!("snapshot_loses_a_table_row") {
                 continue;
             }
