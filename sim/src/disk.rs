@@ -797,9 +797,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        // What is prepared for a segment to come is zeros, on which nothing rests.
-        let counts = self.is_log && buf.iter().any(|byte| *byte != 0);
-        let damage = if counts { self.owner.host.next_write_damage() } else { None };
+        let damage = if self.is_log { self.owner.host.next_write_damage(buf) } else { None };
         let Some((how, noise)) = damage else {
             return self.owner.write(&self.file, buf, offset, false);
         };

@@ -117,8 +117,13 @@ impl HostDisk {
         state.counters.damages += 1;
     }
 
-    pub(super) fn next_write_damage(&self) -> Option<(WriteDamage, u64)> {
+    /// Takes the damage that is to befall this write, if any. What is prepared for a segment to come is zeros, on
+    /// which nothing rests: that is left alone.
+    pub(super) fn next_write_damage(&self, written: &[u8]) -> Option<(WriteDamage, u64)> {
         let mut state = lock(&self.state);
+        if state.write_damage.is_none() || written.iter().all(|byte| *byte == 0) {
+            return None;
+        }
         let damage = state.write_damage.take()?;
         state.counters.damages += 1;
         Some(damage)
