@@ -433,7 +433,9 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
         let _ = watcher.await;
     }
     let drift = plan.drift_max();
-    let ttl_max = u64::try_from(plan.load.ttl.1).unwrap_or(0) * 1_000_000_000;
+    // What is granted is at least one and a half election timeouts, in whole seconds.
+    let least = (plan.tuning.election * 3 / 2).div_ceil(1_000);
+    let ttl_max = u64::try_from(plan.load.ttl.1).unwrap_or(0).max(least) * 1_000_000_000;
     outcome.judgement.lease_slack_ns = ttl_max / 1_000_000 * drift * 2;
     outcome.records = history.take();
     outcome.report = figures(&world);
