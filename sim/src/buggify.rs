@@ -45,7 +45,7 @@ thread_local! {
 }
 
 /// How often an active site fires. Never always: some sites would be passed again at once, for ever.
-const RATES: [u32; 5] = [1_000, 10_000, 50_000, 200_000, 500_000];
+const RATES: [u32; 5] = [1_000, 5_000, 20_000, 100_000, 300_000];
 
 /// The least rate at the first passes of an active site.
 const EARLY_RATE: u32 = 250_000;

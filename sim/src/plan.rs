@@ -333,7 +333,7 @@ impl Plan {
         let network = draw_network(rng, brutal);
         let buggify = match temper {
             Temper::Calm => 0,
-            _ => *Rng::new(seed, "buggify").pick(&[0, 100_000, 250_000, 500_000]),
+            _ => *Rng::new(seed, "buggify").pick(&[0, 50_000, 150_000, 400_000]),
         };
         let disk_longest = if brutal { 20_000 } else { *rng.pick(&[500, 2_000, 2_000, 10_000]) };
         let drift = *rng.pick(&[0, 0, 1_000, 50_000]);

@@ -74,7 +74,7 @@ impl Draw {
         let end = *self.ends.get(&id)?;
         let jitter = Duration::from_millis(self.rng.below(250));
         let wait = (end + jitter).checked_sub(now + Duration::from_millis(50))?;
-        (self.rng.below(3) == 0 && wait < Duration::from_secs(4)).then_some(wait)
+        (self.rng.below(6) == 0 && wait < Duration::from_secs(2)).then_some(wait)
     }
 
     /// Returns what is left of a lull, if there is one at this time of the run.
