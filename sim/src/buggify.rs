@@ -196,29 +196,16 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    fn in_sources(dir: &std::path::Path, found: &mut Vec<String>) {
-        for entry in std::fs::read_dir(dir).expect("the sources are there") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                in_sources(&path, found);
-            } else if path.extension().is_some_and(|ext| ext == "rs") {
-                let text = std::fs::read_to_string(&path).expect("a source is text");
-                let names = text.split("buggify!(").skip(1).filter_map(|rest| {
-                    rest.trim_start().strip_prefix('"')?.split('"').next().map(str::to_owned)
-                });
-                found.extend(names.filter(|name| name != "site"));
-            }
-        }
-    }
-
     /// A site that nobody lists is a site of which nobody knows whether it is ever reached.
     #[test]
     fn the_sites_in_the_sources_are_those_listed_each_with_a_name_of_its_own() {
         let mut found = Vec::new();
-        in_sources(
-            std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../src")),
-            &mut found,
-        );
+        for (_, text) in crate::sources("../src") {
+            let names = text.split("buggify!(").skip(1).filter_map(|rest| {
+                rest.trim_start().strip_prefix('"')?.split('"').next().map(str::to_owned)
+            });
+            found.extend(names.filter(|name| name != "site"));
+        }
         let names: BTreeSet<&str> = found.iter().map(String::as_str).collect();
         assert_eq!(names.len(), found.len(), "a name stands at two places");
         assert_eq!(names, SITES.iter().copied().collect());

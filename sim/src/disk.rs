@@ -232,6 +232,13 @@ struct Owner {
     tracked: Arc<Mutex<Tracked>>,
 }
 
+/// Counts down to a planted crash; says whether it strikes now.
+fn counted_down(left: &mut Option<u64>) -> bool {
+    let Some(left) = left else { return false };
+    *left = left.saturating_sub(1);
+    *left == 0
+}
+
 fn gone() -> io::Error {
     io::Error::other("the process that opened this is dead")
 }
@@ -414,13 +421,10 @@ impl HostDisk {
         }
         let mut state = lock(&self.state);
         state.counters.operations += 1;
-        if let Some(left) = state.crash_in.as_mut() {
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                drop(state);
-                self.crash();
-                return Err(gone());
-            }
+        if counted_down(&mut state.crash_in) {
+            drop(state);
+            self.crash();
+            return Err(gone());
         }
         if writes && state.fail > 0 {
             state.fail -= 1;
@@ -434,14 +438,10 @@ impl HostDisk {
         self.operation(epoch, false)?;
         self.trace.note("sync", [self.machine(), 0, 0]);
         let mut state = lock(&self.state);
-        if let Some(left) = state.crash_in_sync.as_mut() {
-            *left -= 1;
-            if *left == 0 {
-                state.crash_in_sync = None;
-                drop(state);
-                self.crash();
-                return Err(gone());
-            }
+        if counted_down(&mut state.crash_in_sync) {
+            drop(state);
+            self.crash();
+            return Err(gone());
         }
         state.counters.syncs += 1;
         if std::mem::take(&mut state.fail_sync) {

@@ -209,22 +209,11 @@ mod tests {
     /// What is planted and what is listed are the same: a defect nobody hunts is a hole in the table.
     #[test]
     fn every_planted_defect_is_in_the_catalogue() {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../src");
         let mut planted = std::collections::BTreeSet::new();
-        let mut dirs = vec![std::path::PathBuf::from(root)];
-        while let Some(dir) = dirs.pop() {
-            for entry in std::fs::read_dir(dir).expect("the sources are there") {
-                let path = entry.expect("an entry").path();
-                if path.is_dir() {
-                    dirs.push(path);
-                } else if path.extension().is_some_and(|ext| ext == "rs")
-                    && !path.ends_with("mutants.rs")
-                {
-                    let text = std::fs::read_to_string(&path).expect("a source is text");
-                    let ids = text.split("mutant!(\"").skip(1);
-                    planted
-                        .extend(ids.filter_map(|rest| rest.split('"').next().map(str::to_owned)));
-                }
+        for (path, text) in crate::sources("../src") {
+            if !path.ends_with("mutants.rs") {
+                let ids = text.split("mutant!(\"").skip(1);
+                planted.extend(ids.filter_map(|rest| rest.split('"').next().map(str::to_owned)));
             }
         }
         let hunted = MUTANTS.iter().filter(|mutant| !mutant.levels.is_empty());

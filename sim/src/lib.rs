@@ -68,6 +68,25 @@ pub mod workload;
 #[cfg(madsim)]
 pub mod world;
 
+/// Reads the sources below a directory of the repository, by their paths: for tests that hold lists against them.
+#[cfg(all(test, madsim))]
+pub(crate) fn sources(below: &str) -> Vec<(std::path::PathBuf, String)> {
+    let (mut found, mut dirs) =
+        (Vec::new(), vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(below)]);
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).expect("the sources are there") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|ext| ext == "rs") {
+                let text = std::fs::read_to_string(&path).expect("a source is text");
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
 const DIR_PREFIX: &str = "mainstay-sim-";
 
 /// Makes an empty directory for a run's disks, in memory where the system offers that.

@@ -221,13 +221,11 @@ impl Nemesis {
         for (i, slot) in world.slots.iter().enumerate() {
             slot.disk.set_full(false);
             slot.disk.fail_writes(0);
-            slot.disk.spare();
             let mut machine = lock(&slot.machine);
             machine.disk = crate::runtime::DiskParams::default();
             machine.clock.frozen_at = None;
-            machine.crash_at = None;
             drop(machine);
-            slot.disk.crash_in(u64::MAX);
+            world.disarm(i);
             world.resume(i);
         }
         let names = lock(&self.members).clone();
@@ -792,10 +790,7 @@ impl Strike {
             });
             promoted.await;
         }
-        let until = self.world().time.elapsed() + CHANGE_LIMIT;
-        while self.world().phase(i) != Phase::Serving && self.world().time.elapsed() < until {
-            sleep(Duration::from_millis(50)).await;
-        }
+        self.wait_until_it_serves(i).await;
         lock(&self.nemesis.removed).remove(&i);
         lock(&self.nemesis.members).push(name);
         let until = self.world().time.elapsed() + CHANGE_LIMIT;
@@ -804,6 +799,14 @@ impl Strike {
             && !self.nemesis.found.any()
         {
             sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    /// Waits until a process serves, as long as a change of members may take.
+    async fn wait_until_it_serves(&self, i: usize) {
+        let until = self.world().time.elapsed() + CHANGE_LIMIT;
+        while self.world().phase(i) != Phase::Serving && self.world().time.elapsed() < until {
+            sleep(Duration::from_millis(50)).await;
         }
     }
 

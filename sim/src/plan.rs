@@ -62,8 +62,6 @@ pub struct Mask {
     pub strikes: Option<Vec<u64>>,
     /// Whether the run ends with its rough time, without healing and demands.
     pub no_demands: bool,
-    /// Whether the code keeps to its ordinary ways.
-    pub no_buggify: bool,
 }
 
 impl Mask {

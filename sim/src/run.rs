@@ -170,7 +170,7 @@ where
     let _guard = logs.install();
     let base = Base { patience: options.patience, ..Base::default() };
     let (text, seed) = (plan.to_string(), plan.seed);
-    crate::buggify::begin(seed, if plan.mask.no_buggify { 0 } else { plan.buggify });
+    crate::buggify::begin(seed, plan.buggify);
     let (inner, inner_logs) = (base.clone(), logs.clone());
     let caught = catch_unwind(AssertUnwindSafe(|| {
         let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());

@@ -323,6 +323,14 @@ impl World {
         self.slots[i].disk.crash_in_sync(n);
     }
 
+    /// Takes back what was planted in a slot and has not struck: crashes, and damage by the disk.
+    pub fn disarm(&self, i: usize) {
+        let slot = &self.slots[i];
+        slot.disk.spare();
+        slot.disk.crash_in(u64::MAX);
+        lock(&slot.machine).crash_at = None;
+    }
+
     /// Plants a crash at a crash point.
     pub fn die_at_point(&self, i: usize, point: &str, passes: u64, model: Option<Persistence>) {
         lock(&self.slots[i].state).crash_model = model;

@@ -384,9 +384,8 @@ fn write_store_id<D: Disk>(disk: &D, places: &Places, id: u64) -> Result<(), Boo
 const LOG_MARK: &[u8] = b"log\n";
 const LOG_MARK_OFFSET: u64 = 17;
 
-/// Where the checksum begins, and how long the file was without one.
+/// Where the checksum begins, which is where the file ended when it had none.
 const SUM_OFFSET: usize = 21;
-const STORE_ID_BYTES_OLD: usize = 21;
 
 fn has_log_mark<D: Disk>(disk: &D, places: &Places) -> Result<bool, BootError> {
     let path = store_id_path(places);
@@ -422,8 +421,7 @@ fn read_store_id<D: Disk>(disk: &D, places: &Places) -> Result<u64, BootError> {
         let id = text.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok());
         // NB: directories of before the first release that had a checksum end with the mark.
         let sound = |id: &u64| {
-            len <= STORE_ID_BYTES_OLD
-                || store_id_text(*id).get(SUM_OFFSET..) == text.get(SUM_OFFSET..)
+            len <= SUM_OFFSET || store_id_text(*id).get(SUM_OFFSET..) == text.get(SUM_OFFSET..)
         };
         id.filter(sound).ok_or_else(|| {
             let text = "the file is damaged: it holds no store id";

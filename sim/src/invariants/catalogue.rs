@@ -256,29 +256,14 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    fn sources(dir: &std::path::Path, found: &mut Vec<String>) {
-        for entry in std::fs::read_dir(dir).expect("the sources are there") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                sources(&path, found);
-            } else if path.extension().is_some_and(|ext| ext == "rs") {
-                found.push(std::fs::read_to_string(&path).expect("a source is text"));
-            }
-        }
-    }
-
     /// What no table lists, nobody counts on.
     #[test]
     fn every_check_in_the_sources_is_listed() {
         let listed: BTreeSet<&str> = CHECKS.iter().map(|check| check.name).collect();
         assert_eq!(listed.len(), CHECKS.len(), "a name is listed twice");
-        let mut texts = Vec::new();
-        for dir in ["/src", "/../jepsen/checker/src"] {
-            let dir = format!("{}{dir}", env!("CARGO_MANIFEST_DIR"));
-            sources(std::path::Path::new(&dir), &mut texts);
-        }
         let mut used: BTreeSet<String> = BTreeSet::new();
-        for text in &texts {
+        let sources = ["src", "../jepsen/checker/src"].into_iter().flat_map(crate::sources);
+        for (_, text) in sources {
             for before in
                 ["Violation::new(\"", "Broken { name: \"", "report(\"", "must!(\n        \""]
             {

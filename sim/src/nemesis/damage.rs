@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{CHANGE_LIMIT, Nemesis, Strike};
+use super::{Nemesis, Strike};
 use crate::disk::WriteDamage;
 use crate::plan::Fault;
 use crate::time::sleep;
@@ -40,9 +40,7 @@ impl Strike {
         let id = status.header?.member_id;
         let disk = self.world().slots[i].disk.clone();
         // A crash planted earlier must not strike between the damage and the closing of the log.
-        disk.spare();
-        disk.crash_in(u64::MAX);
-        lock(&self.world().slots[i].machine).crash_at = None;
+        self.world().disarm(i);
         lock(&self.nemesis.planted).remove(&i);
         let before = disk.counters().damages;
         let noise = self.rng.next_u64();
@@ -81,10 +79,7 @@ impl Strike {
             self.join(i, &others).await;
         } else {
             self.world().start(i).await;
-            let until = self.world().time.elapsed() + CHANGE_LIMIT;
-            while self.world().phase(i) != Phase::Serving && self.world().time.elapsed() < until {
-                sleep(Duration::from_millis(50)).await;
-            }
+            self.wait_until_it_serves(i).await;
             lock(&self.nemesis.removed).remove(&i);
         }
         Some(disk.counters().damages > before)
