@@ -39,6 +39,7 @@ scenarios! {
     a_member_that_was_removed_while_it_was_away_ends = "removed-while-away",
     a_leader_that_removed_itself_answers_once_it_is_not_needed = "removed-leader-thrown-away",
     a_learner_is_not_in_sync_at_once = "promoted-too-soon",
+    a_member_with_a_damaged_store_stops = "damaged-store",
 }
 
 #[test]

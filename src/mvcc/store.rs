@@ -60,10 +60,7 @@ pub(super) struct Inner {
     /// Those who need superseded rows to stay.
     pub holds: AtomicUsize,
     damage: OnceLock<Damage>,
-    on_damage: OnceLock<DamageHook>,
 }
-
-type DamageHook = Box<dyn Fn(&Damage) + Send + Sync>;
 
 /// What readers need beside the tables.
 pub(super) struct Published {
@@ -154,7 +151,6 @@ impl Store {
             scrub: Mutex::new(scrub),
             holds: AtomicUsize::new(0),
             damage: OnceLock::new(),
-            on_damage: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -183,11 +179,6 @@ impl Store {
     /// The first damage that a read met, if any. The member must stop then.
     pub fn damage(&self) -> Option<&Damage> {
         self.inner.damage.get()
-    }
-
-    /// Has `hook` called once, by the thread that meets the first damage. The first hook stays.
-    pub fn on_damage(&self, hook: impl Fn(&Damage) + Send + Sync + 'static) {
-        let _ = self.inner.on_damage.set(Box::new(hook));
     }
 
     /// Makes a change set visible: to the tables, and to the revision, the counts and so on. The
@@ -254,9 +245,6 @@ impl Inner {
     pub(super) fn damaged(&self, damage: Damage) -> Refusal {
         if self.damage.set(damage.clone()).is_ok() {
             tracing::error!(%damage, "the store is damaged; this member must stop");
-            if let Some(hook) = self.on_damage.get() {
-                hook(&damage);
-            }
         }
         Refusal::Damaged
     }

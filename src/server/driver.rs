@@ -267,6 +267,10 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             self.reads.expire(now);
             self.changes.expire(now);
             self.expire_transfer(now);
+            let store = self.machine.reader().store();
+            if let Some(damage) = store.damage() {
+                self.fail(&format!("the store is damaged: {damage}"));
+            }
             for proposal in self.proposals.retry().into_iter().chain(self.changes.retry()) {
                 self.node.step(Input::Propose(proposal));
             }

@@ -3,6 +3,7 @@
 //! A scenario runs like a seed (fresh thread, own simulation, a judged history), but what happens is
 //! written down instead of drawn.
 
+mod damaged_store;
 mod disk_loss;
 mod durability;
 mod full_disk;
@@ -48,6 +49,7 @@ pub const ALL: &[(&str, fn(&Options) -> Held)] = &[
     ("removed-while-away", removed::run),
     ("removed-leader-thrown-away", removed_leader::run),
     ("promoted-too-soon", learner::promoted_too_soon),
+    ("damaged-store", damaged_store::run),
 ];
 
 /// Plays the scenario of a name, if there is one.
