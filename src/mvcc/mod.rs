@@ -69,7 +69,6 @@ pub use frame::{Damage, Unbroken};
 pub use hash::{HashJob, HashKv, etcd_row_key};
 pub use history::{Budget, HistoryBatch};
 pub use inspect::{StoredFacts, StoredKey, StoredRow, stored_count};
-pub use read::Page;
 pub use rebuild::{CountsBuilder, ForeignRow, Indexed};
 pub use scrub::{Hold, ScrubProgress};
 pub use store::{Publish, Store, StoreError};

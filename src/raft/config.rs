@@ -103,6 +103,7 @@ impl Restored {
     }
 
     /// Makes the state of a member that joins an existing cluster and knows nothing yet.
+    #[cfg(test)]
     pub fn joiner(seed: u64) -> Self {
         Self {
             hard_state: HardState::default(),

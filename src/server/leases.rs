@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::error::ServeError;
-use crate::command::{LeaseMark, LeaseRemaining, Op, Outcome, RequestId};
+use crate::command::{Op, Outcome, RequestId};
 use crate::lease::{self, Clock, ClockOptions, Proposal, Renewal};
 use crate::machine::Machine;
 use crate::raft::Entry;
@@ -115,12 +115,12 @@ impl LeaseShell {
             return Vec::new();
         }
         self.last_poll = Some(now);
-        self.clock.poll(now.0).into_iter().map(op).collect()
+        self.clock.poll(now.0).into_iter().map(Op::from).collect()
     }
 
     /// Returns what is to be proposed right before leadership is handed over.
     pub(crate) fn hand_over(&mut self, now: Instant) -> Vec<Op> {
-        self.clock.hand_over(now.0).into_iter().map(op).collect()
+        self.clock.hand_over(now.0).into_iter().map(Op::from).collect()
     }
 
     /// An operation of ours was given an id and proposed.
@@ -162,25 +162,5 @@ impl LeaseShell {
         for (_, reply) in self.waiting.drain(..) {
             let _ = reply.send(Err(ServeError::Stopped));
         }
-    }
-}
-
-fn op(proposal: Proposal) -> Op {
-    match proposal {
-        Proposal::Expire { term, id, mark } => {
-            Op::LeaseExpire { term, leases: vec![LeaseMark { id, mark: mark.0 }] }
-        }
-        Proposal::Checkpoint { term, time_millis, leases } => Op::LeaseCheckpoint {
-            term,
-            time_millis,
-            leases: leases
-                .into_iter()
-                .map(|(id, mark, remaining_millis)| LeaseRemaining {
-                    id,
-                    mark: mark.0,
-                    remaining_millis,
-                })
-                .collect(),
-        },
     }
 }

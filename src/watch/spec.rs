@@ -29,6 +29,7 @@ pub struct WatchSpec {
 
 impl WatchSpec {
     /// Watches a range from now on, without any option.
+    #[cfg(test)]
     pub fn new(range: KeyRange) -> Self {
         Self {
             range,

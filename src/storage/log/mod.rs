@@ -37,8 +37,8 @@
 //! 3. A sound header here that chains to another batch than the one before it.
 //! 4. This being the first batch of a segment.
 //! 5. A file that is shorter than its header says. It had that length before it had its name.
-//! 6. The commit index in the hard state, and what the store has applied ([`Recovered::must_reach`]):
-//!    both name entries that were durable here.
+//! 6. The commit index in the hard state, and what the store has applied (whoever opens both compares them,
+//!    `server/bootstrap.rs`): both name entries that were durable here.
 //!
 //! With evidence the log refuses to open, naming segment and offset. Without, the batch is the last
 //! one, and may have been unsynced: it is cut. What remains undecidable is damage to exactly the last

@@ -42,19 +42,6 @@ impl Recovered {
         let mark = self.mark.as_ref().map_or(LogPosition::default(), |mark| mark.position);
         self.entries.last().map_or(mark, |entry| LogPosition::new(entry.index, entry.term))
     }
-
-    /// Demands that the log reach an entry that is known to have been durable in it: one that the
-    /// store has applied, say. Otherwise its end was lost, with promises in it, and the member must not
-    /// take part as if it had never made them.
-    pub fn must_reach(&self, known: LogPosition) -> Result<(), LogError> {
-        let last = self.last();
-        let found = self.entries.iter().find(|entry| entry.index == known.index);
-        let agrees = found.is_none_or(|entry| entry.term == known.term);
-        if (last.index >= known.index && agrees) || crate::mutant!("R06") {
-            return Ok(());
-        }
-        Err(LogError::TooShort { last, known })
-    }
 }
 
 /// The state that the records so far amount to.

@@ -40,7 +40,6 @@ fn a_torn_tail_treated_as_fatal_is_seen() {
 
 #[test]
 fn a_lost_end_that_nobody_notices_is_seen() {
-    assert!(seen!("R06", rot::a_log_that_ends_before_what_the_store_applied_is_refused));
     assert!(seen!("R06", rot::a_commit_index_beyond_the_end_is_refused));
 }
 

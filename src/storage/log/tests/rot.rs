@@ -190,23 +190,6 @@ pub(super) fn a_lost_segment_is_refused() {
 }
 
 #[test]
-pub(super) fn a_log_that_ends_before_what_the_store_applied_is_refused() {
-    let disk = MemDisk::default();
-    sample(&disk, false);
-    let last = files(&disk).pop().expect("there are segments");
-    disk.lose(&last);
-    let recovered = reopen(&disk).expect("the log alone cannot know");
-    let at = |index, term| LogPosition::new(Index(index), Term(term));
-    recovered.must_reach(at(8, 3)).expect("that much is there");
-    recovered.must_reach(at(1, 1)).expect("below the mark");
-    assert!(matches!(recovered.must_reach(at(9, 4)), Err(LogError::TooShort { .. })));
-    assert!(
-        matches!(recovered.must_reach(at(8, 4)), Err(LogError::TooShort { .. })),
-        "a wrong term"
-    );
-}
-
-#[test]
 pub(super) fn a_commit_index_beyond_the_end_is_refused() {
     let disk = MemDisk::default();
     let mut s = Session::create(&disk, OPTIONS).expect("created");
