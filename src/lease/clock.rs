@@ -335,6 +335,9 @@ impl Clock {
         if self.next_tick().is_some_and(|at| at <= now) {
             self.push_checkpoint(term, now, Vec::new(), &mut proposals);
         }
+        if crate::buggify!("lease_clock_checks_itself") {
+            self.check();
+        }
         proposals
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::reader::lease_keys;
 use super::{Applied, HashRound, Machine, conf, tables};
+use crate::buggify;
 use crate::cluster::{Alarm, MembershipError, Version, alarms};
 use crate::command::{
     AlarmAction, Command, DecodeError, LeaseMark, LeaseRemaining, Op, Outcome, Refusal, RequestId,
@@ -38,6 +39,9 @@ impl Machine {
         }
         applied.position = self.applied;
         applied.revision = self.shared.read().store.revision();
+        if buggify!("machine_checks_itself") {
+            self.check();
+        }
         applied
     }
 }
@@ -137,6 +141,9 @@ impl Step<'_> {
 
     /// What the alarms keep out.
     fn gate(&self, op: &Op) -> Option<Refusal> {
+        if crate::mutant!("M01") {
+            return None;
+        }
         let state = self.machine.shared.read();
         let (corrupt, full) =
             (state.alarms.any(alarms::CORRUPT), state.alarms.any(alarms::NOSPACE));

@@ -223,6 +223,8 @@ impl Machine {
             "the tables are at another entry"
         );
         state.check();
+        state.store.check();
+        state.store.storage().check();
     }
 }
 

@@ -27,13 +27,11 @@ use bytes::Bytes;
 
 use super::frame::Way;
 use super::ledger::Ledger;
+use crate::buggify;
 use crate::command::RangeEnd;
 
 /// A bucket with more keys than this, live and dead, is split.
 pub(super) const BUCKET_KEYS_MAX: usize = 64;
-
-/// A bucket is merged into the one before it if both together have at most this many keys.
-const MERGED_KEYS_MAX: usize = BUCKET_KEYS_MAX / 2;
 
 /// A group with this many buckets is split.
 const GROUP_BUCKETS_MAX: usize = 512;
@@ -43,8 +41,32 @@ const GROUP_BUCKETS_MAX: usize = 512;
 pub(super) struct Counts {
     groups: Vec<Group>,
     total: u64,
+    sizes: Sizes,
     /// Behind a lock only because the writer looks here while readers count.
     chores: Mutex<Chores>,
+}
+
+/// How large buckets and groups grow. They show in no answer.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    /// See [`BUCKET_KEYS_MAX`].
+    bucket: usize,
+    /// See [`GROUP_BUCKETS_MAX`].
+    group: usize,
+}
+
+impl Sizes {
+    fn choose() -> Self {
+        Self {
+            bucket: buggify!("counts_have_small_buckets", 4, BUCKET_KEYS_MAX),
+            group: buggify!("counts_have_small_groups", 4, GROUP_BUCKETS_MAX),
+        }
+    }
+
+    /// A bucket is merged into the one before it if both together have at most this many keys.
+    fn merged(self) -> usize {
+        self.bucket / 2
+    }
 }
 
 /// What the writer does to the fences as it goes along.
@@ -109,10 +131,11 @@ impl Default for Counts {
 impl Counts {
     /// Takes stored counts, in fence order.
     pub(super) fn load(stored: impl Iterator<Item = (Bytes, u32)>) -> Self {
+        let sizes = Sizes::choose();
         let mut groups: Vec<Group> = Vec::new();
         let mut first = Some(Bucket { fence: Bytes::new(), live: 0, dead: 0 });
         let mut push = |bucket: Bucket| match groups.last_mut() {
-            Some(group) if group.buckets.len() < GROUP_BUCKETS_MAX / 2 => {
+            Some(group) if group.buckets.len() < sizes.group / 2 => {
                 group.live += u64::from(bucket.live);
                 group.buckets.push(bucket);
             }
@@ -130,7 +153,7 @@ impl Counts {
             push(bucket);
         }
         let total = groups.iter().map(|group| group.live).sum();
-        Self { groups, total, chores: Mutex::default() }
+        Self { groups, total, sizes, chores: Mutex::default() }
     }
 
     /// All live keys.
@@ -305,10 +328,10 @@ impl Counts {
     /// If the bucket's count is not the number of its live keys: then counts were wrong.
     pub(super) fn split(&self, changes: &mut Vec<Change>, fence: &Bytes, keys: &[(Bytes, bool)]) {
         let expected = self.take_numbers(changes, fence).live;
-        let size = if keys.len() <= BUCKET_KEYS_MAX {
+        let size = if keys.len() <= self.sizes.bucket {
             keys.len().max(1)
         } else {
-            keys.len().div_ceil(keys.len().div_ceil(BUCKET_KEYS_MAX * 3 / 4))
+            keys.len().div_ceil(keys.len().div_ceil(self.sizes.bucket * 3 / 4))
         };
         let mut sum = 0;
         for (piece, keys) in keys.chunks(size).enumerate() {
@@ -353,7 +376,7 @@ impl Counts {
             let next = self.after(at)?;
             let (left, right) = (self.bucket(at), self.bucket(next));
             let small = left.live.saturating_add(right.live);
-            if usize::try_from(small).is_ok_and(|small| small <= MERGED_KEYS_MAX) {
+            if usize::try_from(small).is_ok_and(|small| small <= self.sizes.merged()) {
                 let (left, right) = (left.fence.clone(), right.fence.clone());
                 let (_, end) = self.stretch(next);
                 // If they merge, this fence is gone and the next look starts from the left one again.
@@ -375,18 +398,20 @@ impl Counts {
         right: &Bytes,
         keys: usize,
     ) {
-        if keys > MERGED_KEYS_MAX {
+        if keys > self.sizes.merged() {
             return;
         }
         let live = self.take_numbers(changes, left).live + self.take_numbers(changes, right).live;
+        let lost = if crate::mutant!("M03") { self.bucket(self.locate(right)).live } else { 0 };
+        let live = live - lost;
         let dead = u32::try_from(keys).expect("few").saturating_sub(live);
         changes.push(Change { fence: right.clone(), now: None });
         changes.push(Change { fence: left.clone(), now: Some(Numbers { live, dead }) });
     }
 
     /// How many keys to look at, at most, before a merge.
-    pub(super) fn merge_look() -> usize {
-        MERGED_KEYS_MAX + 1
+    pub(super) fn merge_look(&self) -> usize {
+        self.sizes.merged() + 1
     }
 
     /// All buckets' fences and counts, in order.
@@ -470,15 +495,15 @@ impl Counts {
             group.buckets.insert(bucket + 1, new);
             group.live += u64::from(now.live);
             self.total += u64::from(now.live);
-            if group.buckets.len() >= GROUP_BUCKETS_MAX {
-                let right = group.buckets.split_off(GROUP_BUCKETS_MAX / 2);
+            if group.buckets.len() >= self.sizes.group {
+                let right = group.buckets.split_off(self.sizes.group / 2);
                 let live = right.iter().map(|bucket| u64::from(bucket.live)).sum();
                 group.live -= live;
                 self.groups.insert(at + 1, Group { live, buckets: right });
             }
         }
         let keys = usize::try_from(u64::from(now.live) + u64::from(now.dead));
-        if keys.is_ok_and(|keys| keys > BUCKET_KEYS_MAX) {
+        if keys.is_ok_and(|keys| keys > self.sizes.bucket) {
             self.chores().large.insert(fence.clone());
         }
     }
@@ -563,7 +588,7 @@ mod tests {
                 self.take(changes);
             }
             if let Some((left, right, end)) = self.counts.next_small() {
-                let keys = self.stretch(&left, &end).len().min(Counts::merge_look());
+                let keys = self.stretch(&left, &end).len().min(self.counts.merge_look());
                 let mut changes = Vec::new();
                 self.counts.merge(&mut changes, &left, &right, keys);
                 self.take(changes);

@@ -13,7 +13,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::codec::{self, Chain, KeyState};
-use super::counts::{self, Counts, Delta};
+use super::counts::{self, Delta};
 use super::frame::{Before, Copier, Damage, Flow, Frame, Pending, PendingKey, Way, span};
 use super::read::{Counting, Gather, read_at};
 use super::recent;
@@ -261,7 +261,7 @@ impl Writer<'_> {
             let mut keys = 0;
             self.walk_keys(&left, end, &mut |_, _| {
                 keys += 1;
-                if keys < Counts::merge_look() { Flow::Go } else { Flow::Stop }
+                if keys < published.counts.merge_look() { Flow::Go } else { Flow::Stop }
             });
             published.counts.merge(&mut changes, &left, &right, keys);
         }

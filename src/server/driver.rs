@@ -294,6 +294,9 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         if flush.flushed_below.is_some_and(|below| self.log_trim(below)) {
             self.pump();
         }
+        if buggify!("raft_checks_itself") {
+            self.node.check();
+        }
         self.settings.metrics.proposals_pending.set(self.proposals.len());
         self.publish_status();
     }

@@ -301,6 +301,9 @@ impl Hub {
         }
         self.ring.forget_taken();
         self.cut_ring();
+        if buggify!("hub_checks_itself") {
+            self.check();
+        }
     }
 
     /// Takes what is there for a stream, about `bytes_max` of it; a revision is never split, so one large

@@ -351,6 +351,9 @@ impl<D: Disk> Log<D> {
             return Ok(());
         }
         let result = self.write_pending();
+        if result.is_ok() && buggify!("log_checks_itself") {
+            self.check();
+        }
         self.keep(result)
     }
 
