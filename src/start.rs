@@ -432,6 +432,9 @@ async fn boot<R: Runtime>(
     tls: &Certificates,
 ) -> Result<Booted<R::Disk>, StartError> {
     let disk = runtime.disk();
+    let log_options = config
+        .log_segment_bytes
+        .map_or_else(LogOptions::default, |segment_bytes| LogOptions { segment_bytes });
     let lock = bootstrap::take(&disk, places)?;
     if bootstrap::exists(&disk, places) {
         info!("server has already been initialized");
@@ -441,14 +444,14 @@ async fn boot<R: Runtime>(
         let founding = founding(config, runtime, tls).await?;
         let random = || runtime.random_u64();
         let crash_point = |name| runtime.crash_point(name);
-        bootstrap::found(&disk, places, &founding, LogOptions::default(), random, crash_point)?;
+        bootstrap::found(&disk, places, &founding, log_options, random, crash_point)?;
         info!(
             cluster_id = hex(founding.cluster_id.0),
             local_member_id = hex(founding.id.0),
             "starting local member"
         );
     }
-    let booted = bootstrap::boot(&disk, places, lock, LogOptions::default(), runtime.random_u64())?;
+    let booted = bootstrap::boot(&disk, places, lock, log_options, runtime.random_u64())?;
     let membership = booted.machine.reader().members();
     if membership.is_removed(booted.id) {
         return Err(StartError::Removed(booted.id.0));

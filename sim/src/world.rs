@@ -378,7 +378,8 @@ impl World {
         let runtime = SimRuntime::new(port, disk.clone(), slot.machine.clone(), rng);
         let args = command_line(&self.plan.tuning, slot, &initial_cluster, initial_state);
         let parsed = config::parse(&args, &BTreeMap::new());
-        let config = parsed.unwrap_or_else(|exit| panic!("the plan's flags: {exit:?}")).config;
+        let mut config = parsed.unwrap_or_else(|exit| panic!("the plan's flags: {exit:?}")).config;
+        config.log_segment_bytes = Some(self.plan.tuning.segment);
         self.handle.restart(slot.node);
         let node: NodeHandle = self.handle.get_node(slot.node).expect("it was made at the start");
         let state = slot.state.clone();

@@ -169,6 +169,7 @@ fn assemble(
         name: raw.name.clone(),
         data_dir: data_dir.into(),
         wal_dir: path(&raw.wal_dir),
+        log_segment_bytes: None,
         listen_peer_urls: raw.listen_peer_urls.urls.clone(),
         listen_client_urls: raw.listen_client_urls.urls.clone(),
         listen_client_http_urls: raw.listen_client_http_urls.urls.clone(),

@@ -24,6 +24,9 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The log's directory, where it is apart.
     pub wal_dir: Option<PathBuf>,
+    /// The length of a file of the log in bytes, if not etcd's 64 MiB. No flag sets it; the simulator does, for
+    /// which a file must end within a run of seconds.
+    pub log_segment_bytes: Option<u64>,
 
     /// Where to listen for members.
     pub listen_peer_urls: Vec<Url>,
