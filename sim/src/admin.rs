@@ -138,6 +138,19 @@ impl Admin {
         flat(within(self.patience, client.compact(request)).await).map(drop)
     }
 
+    /// Raises an alarm or takes it back.
+    pub async fn alarm(
+        &mut self,
+        member: &str,
+        action: pb::alarm_request::AlarmAction,
+        on: pb::AlarmMember,
+    ) -> Outcome<Vec<pb::AlarmMember>> {
+        let (member_id, alarm) = (on.member_id, on.alarm);
+        let request = pb::AlarmRequest { action: action.into(), member_id, alarm };
+        let mut client = self.endpoint.maintenance(member);
+        flat(within(self.patience, client.alarm(request)).await).map(|reply| reply.alarms)
+    }
+
     /// Returns which of some members leads, as it says itself.
     pub async fn leader(&mut self, members: &[String]) -> Option<String> {
         let mut best: Option<(u64, String)> = None;

@@ -9,12 +9,14 @@
 //! replaced one at a time, only while all other members are well, and the next one only when the
 //! replacement has caught up: there is always a quorum of copies of every committed entry.
 
+mod alarm;
 mod damage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub(crate) use self::alarm::ABOUT as ALARM_ABOUT;
 use crate::admin::Admin;
 use crate::disk::Persistence;
 use crate::invariants::{Found, Violation};
@@ -50,6 +52,8 @@ pub struct Nemesis {
     planted: Mutex<BTreeMap<usize, Fault>>,
     /// Held while members change.
     membership: tokio::sync::Mutex<()>,
+    /// Held while an alarm is on.
+    alarms: tokio::sync::Mutex<()>,
     over: Mutex<Duration>,
 }
 
@@ -75,6 +79,7 @@ impl Nemesis {
             refusals: Mutex::default(),
             planted: Mutex::default(),
             membership: tokio::sync::Mutex::default(),
+            alarms: tokio::sync::Mutex::default(),
             over: Mutex::default(),
         })
     }
@@ -429,6 +434,7 @@ impl Strike {
             Fault::FullDisk | Fault::WriteError | Fault::SyncError => self.bad_disk(fault).await,
             Fault::Wipe => self.wipe().await.is_some(),
             Fault::Grow => self.grow().await.is_some(),
+            Fault::Alarm => self.alarm().await.is_some(),
             Fault::MoveLeader => {
                 let Some(leader) = self.leader().await else { return false };
                 let from = self.world().slots[leader].name.clone();

@@ -62,6 +62,8 @@ pub struct Mask {
     pub strikes: Option<Vec<u64>>,
     /// Whether the run ends with its rough time, without healing and demands.
     pub no_demands: bool,
+    /// Whether the code takes none of its rare ways.
+    pub no_buggify: bool,
 }
 
 impl Mask {
@@ -93,6 +95,8 @@ pub struct Tuning {
     pub progress_interval: u64,
     /// `--pre-vote`.
     pub pre_vote: bool,
+    /// The length of a file of the log.
+    pub segment: u64,
 }
 
 /// What clients do.
@@ -102,6 +106,8 @@ pub struct Load {
     pub clients: u32,
     /// Clients that watch.
     pub watchers: u32,
+    /// Clients that only read, and hardly pause: what is shown right after a change of leader, they see.
+    pub readers: u32,
     /// Keys.
     pub keys: u64,
     /// The longest value.
@@ -281,6 +287,8 @@ kinds! {
         LostWrite = "lost-write",
         /// A file of the log is cut off.
         TruncatedFile = "truncated-file",
+        /// An operator raises an alarm that keeps writes out, and takes it back.
+        Alarm = "alarm",
     }
 }
 
@@ -414,6 +422,8 @@ impl Tuning {
             scrub_pause: skewed(rng, 1, 20),
             progress_interval: skewed(rng, 200, 10_000),
             pre_vote: rng.chance(900_000),
+            // Mostly so short that some end within the run.
+            segment: *rng.pick(&[64 << 10, 64 << 10, 256 << 10, 256 << 10, 1 << 20, 64 << 20]),
         }
     }
 }
@@ -431,6 +441,7 @@ impl Load {
         Self {
             clients: u32::try_from(rng.between(2, 8)).unwrap_or(2),
             watchers: u32::try_from(rng.below(4) + rng.below(2)).unwrap_or(0),
+            readers: *rng.pick(&[0, 0, 0, 2]),
             keys: skewed(rng, 1, 60),
             value_max: skewed(rng, 8, value_longest),
             think: range(rng, 2, hurry),
@@ -458,7 +469,7 @@ impl fmt::Display for Plan {
             f,
             "seed {}: {}, {} members, {:?} of faults; heartbeat {heartbeat} ms, election {election} ms, \
              snapshot every {snapshot_count}, catch-up {catchup}, commit every {} ms, scrub {} rows \
-             every {} ms, progress every {} ms, pre-vote {}",
+             every {} ms, progress every {} ms, pre-vote {}, log files of {} B",
             self.seed,
             self.temper,
             self.members,
@@ -468,6 +479,7 @@ impl fmt::Display for Plan {
             self.tuning.scrub_pause,
             self.tuning.progress_interval,
             self.tuning.pre_vote,
+            self.tuning.segment,
         )?;
         writeln!(f, "  network {:?}", self.network)?;
         writeln!(f, "  clocks (ms, ppm) {:?}; disks (µs) {:?}", self.clocks, self.disks)?;
@@ -482,10 +494,11 @@ impl fmt::Display for Plan {
         let load = &self.load;
         write!(
             f,
-            "\n  {} clients, {} watchers, {} keys, values to {} B, think {:?} ms, patience {} ms, \
+            "\n  {} clients, {} watchers, {} readers, {} keys, values to {} B, think {:?} ms, patience {} ms, \
              wander {} ppm, lulls {:?} ms, TTL {:?} s: ",
             load.clients,
             load.watchers,
+            load.readers,
             load.keys,
             load.value_max,
             load.think,

@@ -24,12 +24,13 @@ use crate::invariants::leaders::Leaders;
 use crate::invariants::{Found, Violation, monotonic, storage};
 use crate::logs::Logs;
 use crate::nemesis::{Fired, Nemesis};
-use crate::plan::{Plan, Temper};
+use crate::plan::{Kind, Load, Plan, Temper};
 use crate::rng::Rng;
 use crate::time::sleep;
 use crate::trace::lock;
 use crate::workload::draw::Draw;
 use crate::workload::history::History;
+use crate::workload::inspector::Inspector;
 use crate::workload::watcher::{Numbers, Watcher};
 use crate::workload::{self, Members, Score, Shared, wire};
 use crate::world::World;
@@ -170,7 +171,7 @@ where
     let _guard = logs.install();
     let base = Base { patience: options.patience, ..Base::default() };
     let (text, seed) = (plan.to_string(), plan.seed);
-    crate::buggify::begin(seed, plan.buggify);
+    crate::buggify::begin(seed, if plan.mask.no_buggify { 0 } else { plan.buggify });
     let (inner, inner_logs) = (base.clone(), logs.clone());
     let caught = catch_unwind(AssertUnwindSafe(|| {
         let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
@@ -339,6 +340,9 @@ fn states_from_logs(world: &World) -> Vec<String> {
     lines
 }
 
+/// The pause of those who only read between two reads, in milliseconds.
+const READERS_THINK: (u64, u64) = (3, 15);
+
 /// How long the demands may take.
 pub(crate) fn bound(plan: &Plan) -> Duration {
     Duration::from_millis(plan.tuning.election * 40) + Duration::from_secs(90)
@@ -351,12 +355,14 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
     let history = History::new(world.trace.clone());
     let score = Arc::new(Mutex::new(Score::default()));
     let compacted = Arc::<std::sync::atomic::AtomicI64>::default();
+    let leases = Arc::<Mutex<std::collections::BTreeSet<i64>>>::default();
     let shared = |stop: &Arc<AtomicBool>| Shared {
         history: history.clone(),
         members: members.clone(),
         stop: stop.clone(),
         score: score.clone(),
         compacted: compacted.clone(),
+        leases: leases.clone(),
     };
     let (stop_clients, stop_watchers) =
         (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
@@ -377,6 +383,19 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
             shared(&stop_clients),
         )));
     }
+    for r in 0..u64::from(plan.load.readers) {
+        let load = Load { mix: vec![(Kind::Get, 1)], lull: (0, 0), ..plan.load.clone() };
+        let draw = Draw::new(Rng::new(plan.seed, &format!("read {r}")), load, 500 + r);
+        clients.push(madsim::task::spawn_local(workload::client(
+            500 + r,
+            world.endpoint(&format!("r{r}")),
+            draw,
+            READERS_THINK,
+            Duration::from_millis(plan.load.patience),
+            plan.load.wander,
+            shared(&stop_clients),
+        )));
+    }
     let mut watchers = Vec::new();
     let numbers = Numbers::default();
     for w in 0..u64::from(plan.load.watchers) {
@@ -391,6 +410,14 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
         };
         watchers.push(madsim::task::spawn_local(watcher.run()));
     }
+    let inspector = Inspector {
+        endpoint: world.endpoint("inspector"),
+        rng: Rng::new(plan.seed, "inspector"),
+        shared: shared(&stop_clients),
+        found: base.found.clone(),
+        patience: Duration::from_millis(plan.load.patience),
+    };
+    clients.push(madsim::task::spawn_local(inspector.run()));
     let leaders = Arc::new(Mutex::new(Leaders::default()));
     world.background(observe(
         Admin::new(world.endpoint("observer"), Duration::from_millis(500)),
@@ -583,9 +610,24 @@ impl Demands<'_> {
                     last = text;
                 }
             }
+            // Raised by a request that nobody was answered: it may come through as late as any other.
+            if last.contains("database space exceeded") || last.contains("corrupt cluster") {
+                self.disarm(name).await;
+            }
             sleep(Duration::from_millis(100)).await;
         }
         Ok(())
+    }
+
+    /// Takes back every alarm that the nemesis may have raised.
+    async fn disarm(&mut self, name: &str) {
+        use pb::alarm_request::AlarmAction;
+        let none = pb::AlarmMember::default();
+        let alarms = self.admin.alarm(name, AlarmAction::Get, none).await.unwrap_or_default();
+        for on in alarms.into_iter().filter(|on| on.member_id == crate::nemesis::ALARM_ABOUT) {
+            // If this fails, the next refused put comes here again.
+            let _ = self.admin.alarm(name, AlarmAction::Deactivate, on).await;
+        }
     }
 
     /// All members stand at one applied index and one leader. Leases go on ending meanwhile.

@@ -42,6 +42,8 @@ pub struct Cuts {
     /// The run ends with its rough time: nothing is healed, nothing demanded, and what was recorded until
     /// then is judged.
     pub no_demands: bool,
+    /// The code takes none of its rare ways.
+    pub no_buggify: bool,
     /// What is demanded has to come true within this time.
     pub patience: Option<Duration>,
 }
@@ -53,6 +55,7 @@ impl Cuts {
         plan.mask.faults.clone_from(&self.faults);
         plan.mask.strikes.clone_from(&self.strikes);
         plan.mask.no_demands = self.no_demands;
+        plan.mask.no_buggify = self.no_buggify;
         plan.members = self.members.unwrap_or(plan.members);
         plan.rough = self.rough.unwrap_or(plan.rough);
         let load = &mut plan.load;
@@ -98,6 +101,9 @@ impl fmt::Display for Cuts {
         }
         if self.no_demands {
             write!(f, " --no-demands")?;
+        }
+        if self.no_buggify {
+            write!(f, " --no-buggify")?;
         }
         if let Some(patience) = self.patience {
             write!(f, " --patience {}ms", patience.as_millis())?;
@@ -152,6 +158,7 @@ pub fn shrink(
     loop {
         let events = search.shrunk.after.events;
         search.cut(|cuts| cuts.no_demands = true);
+        search.cut(|cuts| cuts.no_buggify = true);
         search.patience();
         search.rough();
         search.members();

@@ -227,6 +227,7 @@ impl Api {
         let mut rest = range.range.clone();
         loop {
             let limit = if left > 0 { take.min(left) } else { take };
+            let at = if crate::mutant!("M02") { 0 } else { at };
             let page = Range { range: rest.clone(), revision: at, limit, ..range.clone() };
             let outcome = store.range(&page).map_err(|r| refused(&r))?;
             let sent = i64::try_from(outcome.kvs.len()).unwrap_or(i64::MAX);

@@ -5,8 +5,9 @@ mod matrix;
 mod shrink;
 mod swarm;
 
-use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use sim::{run, scenarios, storm, timeline};
@@ -133,6 +134,9 @@ struct Twice {
     /// How many seeds.
     #[arg(long, default_value_t = 5)]
     seeds: u64,
+    /// Another build of this program, for the second process: a debug one, say.
+    #[arg(long, value_name = "PROGRAM")]
+    with: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -384,30 +388,46 @@ fn processor_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Runs each seed in two processes of this program.
+/// Runs each seed in two processes at once, of this program or of this one and another.
 fn run_twice(args: &Twice) -> bool {
     let Ok(program) = std::env::current_exe() else {
         println!("this program does not know its own file");
         return false;
     };
-    let hash = |seed: u64| {
+    let other = args.with.as_ref().unwrap_or(&program);
+    let start = |program: &Path, seed: u64| {
         let seed = seed.to_string();
-        let output = Command::new(&program).args(["run", "--hash", "--seed", &seed]).output();
+        let mut command = Command::new(program);
+        command.args(["run", "--hash", "--seed", &seed]).stdout(Stdio::piped()).spawn()
+    };
+    let hash = |process: std::io::Result<Child>| {
+        let output = process.and_then(Child::wait_with_output);
         output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default()
     };
-    let mut same = true;
-    for seed in args.from..args.from + args.seeds {
-        let (first, second) = (hash(seed), hash(seed));
+    let (began, mut different) = (Instant::now(), 0);
+    for (count, seed) in (1..).zip(args.from..args.from + args.seeds) {
+        let (first, second) = (start(&program, seed), start(other, seed));
+        let (first, second) = (hash(first), hash(second));
         let equal = first == second && !first.is_empty();
-        println!("seed {seed}: {first} {}", if equal { "twice" } else { &second });
+        if !equal || args.seeds <= 20 {
+            println!("seed {seed}: {first} {}", if equal { "twice" } else { &second });
+        }
         if !equal {
+            different += 1;
             println!(
                 "seed {seed} differs between two processes; compare\n  \
                  MAINSTAY_SIM_TRACE=/tmp/a cargo run --bin sim -- run --seed {seed}\n  \
                  MAINSTAY_SIM_TRACE=/tmp/b cargo run --bin sim -- run --seed {seed}"
             );
         }
-        same &= equal;
+        if count % 100 == 0 {
+            let (took, left) = (began.elapsed().as_secs(), args.seeds - count);
+            eprintln!(
+                "{took} s: {count} seeds, {different} differ, about {} s to go",
+                took * left / count
+            );
+        }
     }
-    same
+    println!("{} seeds in two processes each: {different} differ", args.seeds);
+    different == 0
 }

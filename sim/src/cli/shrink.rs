@@ -38,6 +38,9 @@ pub struct Less {
     /// End with the rough time, heal and demand nothing, and judge what was recorded until then.
     #[arg(long)]
     no_demands: bool,
+    /// Let the code take none of its rare ways.
+    #[arg(long)]
+    no_buggify: bool,
     /// Wait only so long for what is demanded after healing, such as `3s`: a cluster that needs longer fails.
     #[arg(long, value_parser = duration)]
     patience: Option<Duration>,
@@ -99,6 +102,7 @@ impl Less {
             keys: self.keys,
             members: self.members,
             no_demands: self.no_demands,
+            no_buggify: self.no_buggify,
             patience: self.patience,
         })
     }

@@ -1,6 +1,6 @@
 //! The planted defects: what each one is, where it is hunted, and which check must fire. Ids that
-//! begin with E are mistakes that etcd had, with R those of Raft implementations, with S of disks. The
-//! plants stand in the server's code as `mutant!("…")`.
+//! begin with E are mistakes that etcd had, with R those of Raft implementations, with S of disks,
+//! with M those that a part of our own could have. The plants stand in the server's code as `mutant!("…")`.
 
 use self::Level::{Server, Storm, Unit};
 
@@ -179,6 +179,14 @@ pub const MUTANTS: &[Mutant] = &[
         "a learner that is far behind is promoted; an update promotes",
         &[Server],
         &["promotion"],
+    ),
+    planted("M01", "an alarm is listed and keeps nothing out", &[Server], &["alarm"]),
+    planted("M02", "a streamed read takes each piece as of now", &[Server], &["range-stream"]),
+    planted(
+        "M03",
+        "of two buckets that become one, only the first one's keys count",
+        &[Server],
+        &["count", "counts-are-true", "panic"],
     ),
     waits("E21", "the auth store forgets its applied index", "waits for authentication"),
     waits("E32", "a lock outlives its session", "waits for locks"),

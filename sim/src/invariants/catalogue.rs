@@ -149,6 +149,11 @@ pub const CHECKS: &[Check] = &[
         "a wiped voter does not come back under its old id",
     ),
     check("L1", "equal-hash", "etcd's corruption check", "HashKV is equal on all members"),
+    check("L1", "alarm", "etcd's alarms", "an alarm that is on is listed, and keeps puts out"),
+    check("L1", "range-stream", "etcd 3.7's RangeStream", "a stream gives what a plain read does"),
+    check("L1", "lease-list", ETCD, "no lease is listed that nobody asked for, and none twice"),
+    check("L1", "member-list", "Thesis, §4.1", "members have an id and a peer URL of their own"),
+    check("L1", "refusal", "etcd's server", "what cannot be is refused in etcd's words"),
     check("history", "history", "the recorder's rules", "the history itself is one"),
     check("history", "revision-unique", ETCD, "no two writes have one revision"),
     check(

@@ -74,6 +74,7 @@ fn calm(members: u32, seed: u64) -> Plan {
             scrub_pause: 10,
             progress_interval: 10_000,
             pre_vote: true,
+            segment: 64 << 20,
         },
         rough: Duration::ZERO,
         network: Params::default(),
@@ -86,6 +87,7 @@ fn calm(members: u32, seed: u64) -> Plan {
         load: Load {
             clients: 0,
             watchers: 0,
+            readers: 0,
             keys: 1,
             value_max: 8,
             think: (1, 1),

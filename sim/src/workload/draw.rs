@@ -254,7 +254,10 @@ impl Draw {
             1 => range.keys_only = true,
             2 => range.count_only = true,
             3 => {
-                range.sort_order = SortOrder::Descend;
+                range.sort_order = *self.rng.pick(&[SortOrder::Descend, SortOrder::Ascend]);
+                if self.rng.below(4) == 0 {
+                    range.limit = i64::try_from(self.rng.between(1, 5)).unwrap_or(1);
+                }
                 range.sort_target = *self.rng.pick(&[
                     SortTarget::Key,
                     SortTarget::Version,
@@ -263,19 +266,34 @@ impl Draw {
                     SortTarget::Value,
                 ]);
             }
-            4 => range.min_mod_revision = (self.revision - 20).max(1),
+            4 => self.filter(&mut range),
             _ => {}
         }
         range
     }
 
+    /// Bounds of the revisions of what is wanted.
+    fn filter(&mut self, range: &mut Range) {
+        let back = i64::try_from(self.rng.below(40)).unwrap_or(0);
+        let bound = (self.revision - back).max(1);
+        match self.rng.below(5) {
+            0 => range.max_mod_revision = bound,
+            1 => range.min_create_revision = bound,
+            2 => range.max_create_revision = bound,
+            _ => range.min_mod_revision = bound,
+        }
+    }
+
     fn compare(&mut self) -> Compare {
-        let key = self.key();
+        // Of a range every key has to fit.
+        let (key, range_end) =
+            if self.rng.below(6) == 0 { self.span() } else { (self.key(), Blob::default()) };
         let known = self.seen.get(&key).copied();
-        let target = match self.rng.below(4) {
+        let target = match self.rng.below(6) {
             0 => Target::Version(i64::try_from(self.rng.below(4)).unwrap_or(0)),
             1 => Target::Create(0),
             2 => Target::Value(Blob::from("c")),
+            3 => Target::Lease(self.lease().filter(|_| self.rng.below(2) == 0).unwrap_or(0)),
             _ => Target::Mod(known.unwrap_or(0)),
         };
         let results = [
@@ -285,7 +303,7 @@ impl Draw {
             CompareResult::Greater,
             CompareResult::Less,
         ];
-        Compare { key, range_end: Blob::default(), result: *self.rng.pick(&results), target }
+        Compare { key, range_end, result: *self.rng.pick(&results), target }
     }
 
     fn compare_and_set(&mut self) -> Operation {

@@ -7,10 +7,11 @@
 pub mod draw;
 pub mod endpoint;
 pub mod history;
+pub mod inspector;
 pub mod watcher;
 pub mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub struct Shared {
     pub score: Arc<Mutex<Score>>,
     /// The newest revision that somebody compacted at; 0 before.
     pub compacted: Arc<std::sync::atomic::AtomicI64>,
+    /// The leases that somebody asked for.
+    pub leases: Arc<Mutex<BTreeSet<i64>>>,
 }
 
 impl Shared {
@@ -119,6 +122,12 @@ pub async fn client(
             && let Some(wait) = draw.wait_for_end(renewal.id, time.elapsed())
         {
             sleep(wait).await;
+            // Again and again across that moment: while the end is under way, each renewal must fail.
+            for _ in 0..draw.rng().below(6) {
+                perform(process, &mut endpoint, &to, &op, patience, &shared, &mut draw).await;
+                let pause = draw.rng().between(1, 40);
+                sleep(Duration::from_millis(pause)).await;
+            }
         }
         let ok = perform(process, &mut endpoint, &to, &op, patience, &shared, &mut draw).await;
         // A fresh lease gets a key at once, often enough.
@@ -172,6 +181,9 @@ async fn perform(
         let mut score = lock(&shared.score);
         score.sent += 1;
         score.mix.entry(kind(op)).or_default().0 += 1;
+    }
+    if let Operation::LeaseGrant(grant) = op {
+        lock(&shared.leases).insert(grant.id);
     }
     let answer = endpoint.call(to, op, patience).await;
     let down = matches!(&answer, Answer::Refused(text) if endpoint::is_unreachable(text));

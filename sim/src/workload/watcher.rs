@@ -123,8 +123,10 @@ impl Watcher {
 
     fn draw(&mut self) -> Watch {
         let n = self.rng.below(self.keys);
-        let (key, range_end) = match self.rng.below(4) {
-            0 => (format!("k{n:02}"), String::new()),
+        let (key, range_end) = match self.rng.below(8) {
+            2 => ("k".to_owned(), "\0".to_owned()),
+            3 => (format!("k{n:02}"), "\0".to_owned()),
+            4 => (format!("k{n:02}"), String::new()),
             1 => (format!("k{n:02}"), "l".to_owned()),
             _ => ("k".to_owned(), "l".to_owned()),
         };

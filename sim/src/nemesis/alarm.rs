@@ -1,0 +1,52 @@
+//! Alarms: an operator raises one that keeps writes out, and takes it back.
+
+use mainstay::proto::etcdserverpb as pb;
+use pb::alarm_request::AlarmAction;
+
+use super::Strike;
+use crate::invariants::Violation;
+
+/// The member that the alarm is said to be about: none that there is, so that no member takes it back by itself.
+pub const ABOUT: u64 = 0xA1A2;
+
+impl Strike {
+    /// Raises an alarm for a while. As long as it is on, no put is acknowledged, and it is listed.
+    pub(super) async fn alarm(&mut self) -> Option<()> {
+        let nemesis = self.nemesis.clone();
+        let _alone = nemesis.alarms.try_lock().ok()?;
+        let i = self.any()?;
+        let name = self.world().slots[i].name.clone();
+        let kind = *self.rng.pick(&[pb::AlarmType::Nospace, pb::AlarmType::Corrupt]);
+        let on = pb::AlarmMember { member_id: ABOUT, alarm: kind.into() };
+        let mut admin = nemesis.admin();
+        let raised = admin.alarm(&name, AlarmAction::Activate, on).await.is_ok();
+        if raised {
+            self.see_it_is_on(on).await;
+            nemesis.hold(self.length).await;
+            self.see_it_is_on(on).await;
+        }
+        // Even if nobody answered: it may be on.
+        let through = crate::trace::lock(&nemesis.members).clone();
+        self.change(&through, async |admin, member| {
+            admin.alarm(member, AlarmAction::Deactivate, on).await
+        })
+        .await?;
+        raised.then_some(())
+    }
+
+    async fn see_it_is_on(&mut self, on: pb::AlarmMember) {
+        let Some(i) = self.any() else { return };
+        let name = self.world().slots[i].name.clone();
+        let mut admin = self.nemesis.admin();
+        if let Ok(reply) = admin.put(&name, "alarm", "none may be acknowledged").await {
+            let text = format!("{name} acknowledges a put under {on:?}: {reply:?}");
+            self.nemesis.found.add(Violation::new("alarm", text));
+        }
+        if let Ok(listed) = admin.alarm(&name, AlarmAction::Get, on).await
+            && !listed.contains(&on)
+        {
+            let text = format!("{name} lists {listed:?}, without {on:?}");
+            self.nemesis.found.add(Violation::new("alarm", text));
+        }
+    }
+}
