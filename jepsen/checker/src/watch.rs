@@ -17,6 +17,9 @@
 //! | `watch-header` | a response's header is not older than its events |
 //! | `watch-canceled` | nothing comes after the end of a watch |
 //!
+//! These are one file and not one each: an event is compared with what is expected once, and that one comparison
+//! decides which of the promises it breaks, and that it breaks no other.
+//!
 //! A watch's *expected* events are those of its range, filters and start, in order; `next` is one behind
 //! the last that came. Revisions that were only guessed (explain.rs) are never demanded.
 
