@@ -30,8 +30,9 @@ pub fn conf_change(change: &Change, request: Option<RequestId>) -> ConfChange {
 }
 
 /// Makes the Raft change for several changes in one step, through joint consensus. Updates of addresses
-/// are no part of it.
-pub fn joint_change(changes: &[Change], request: Option<RequestId>) -> Option<ConfChange> {
+/// are no part of it. Nobody asks for such a step yet; whoever reads a log must understand it.
+#[cfg(test)]
+pub(super) fn joint_change(changes: &[Change], request: Option<RequestId>) -> Option<ConfChange> {
     let items: Option<Vec<ConfChangeItem>> = changes.iter().map(item).collect();
     let records = changes
         .iter()

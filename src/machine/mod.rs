@@ -55,7 +55,7 @@ use crate::storage::Storage;
 use crate::types::{ClusterId, Index, LogPosition, NodeId, Revision};
 use bytes::Bytes;
 
-pub use conf::{bootstrap_entries, conf_change, joint_change};
+pub use conf::{bootstrap_entries, conf_change};
 pub use reader::{LeaseInfo, Reader};
 use tables::Shared;
 

@@ -403,7 +403,7 @@ impl Counts {
         }
         let live = self.take_numbers(changes, left).live + self.take_numbers(changes, right).live;
         let lost = if crate::mutant!("M03") { self.bucket(self.locate(right)).live } else { 0 };
-        let live = live - lost;
+        let live = live.saturating_sub(lost);
         let dead = u32::try_from(keys).expect("few").saturating_sub(live);
         changes.push(Change { fence: right.clone(), now: None });
         changes.push(Change { fence: left.clone(), now: Some(Numbers { live, dead }) });

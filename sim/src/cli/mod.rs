@@ -43,6 +43,8 @@ enum What {
     Faults(Faults),
     /// Run seeds and print how often each of the code's rare ways was passed and taken.
     Buggify(Faults),
+    /// Run seeds of both levels and print all that is counted: faults, work, rare ways, checks, speed
+    Report(Report),
     /// Print every check: where it looks, its name, its source, and what must hold.
     Invariants,
     /// Hunt the planted defects: which check kills each, after how many seeds.
@@ -149,6 +151,19 @@ struct Faults {
     seeds: u64,
 }
 
+#[derive(Args)]
+struct Report {
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// How many whole-server seeds.
+    #[arg(long, default_value_t = 400)]
+    seeds: u64,
+    /// How many seeds of the bare core.
+    #[arg(long, default_value_t = 2_000)]
+    storm_seeds: u64,
+}
+
 /// Runs what was typed.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -162,6 +177,7 @@ pub fn main() -> ExitCode {
         What::Twice(args) => run_twice(&args),
         What::Faults(args) => swarm::faults(args.from, args.seeds),
         What::Buggify(args) => swarm::buggify(args.from, args.seeds),
+        What::Report(args) => swarm::report(args.from, args.seeds, args.storm_seeds),
         What::Invariants => list_checks(),
         What::Hunt(args) => return hunt::run(&args),
         What::CrashMatrix(args) => matrix::run(&args),

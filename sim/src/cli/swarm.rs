@@ -211,11 +211,6 @@ fn default_from() -> u64 {
 
 /// Runs a campaign and says whether everything held.
 pub fn run(args: &Swarm) -> bool {
-    // SAFETY: the handler does nothing but store into an atomic.
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::signal(libc::SIGINT, on_interrupt as *const () as libc::sighandler_t);
-    }
     let from = args.from.unwrap_or_else(default_from);
     let campaign = Campaign::new(from, args.keep_going);
     let (seeds, storm_seeds) = match (args.seeds, args.storm_seeds) {
@@ -224,29 +219,9 @@ pub fn run(args: &Swarm) -> bool {
         (seeds, storm_seeds) => (seeds.unwrap_or(0), storm_seeds.unwrap_or(0)),
     };
     let limit = args.seconds.map(Duration::from_secs);
-    println!("seeds from {from} on; Ctrl-C ends the campaign after the seeds that are running");
-    let live = std::io::stderr().is_terminal();
-    let total = limit.is_none().then(|| seeds.saturating_add(storm_seeds));
-    std::thread::scope(|scope| {
-        for _ in 0..args.threads.max(1) {
-            scope.spawn(|| work(&campaign, seeds, storm_seeds, limit));
-        }
-        let pause = Duration::from_secs(if live { 1 } else { 30 });
-        let mut told = wall_now();
-        while !campaign.stopped() && !over(&campaign, seeds, storm_seeds, limit) {
-            std::thread::sleep(Duration::from_millis(100));
-            if told.elapsed() >= pause {
-                told = wall_now();
-                let end = if live { "\r" } else { "\n" };
-                eprint!("{}{end}", campaign.line(total));
-            }
-        }
-    });
+    supervise(&campaign, args.threads, seeds, storm_seeds, limit);
     println!("\n{}", campaign.line(None));
     let sums = campaign.sums.lock().expect("nobody panics while counting");
-    if STOP.load(Ordering::SeqCst) {
-        println!("interrupted; what was covered: seeds {from} to {}", from + sums.seeds);
-    }
     if sums.undecided > 0 {
         println!("{} seeds had questions beyond the checker's budget", sums.undecided);
     }
@@ -257,6 +232,44 @@ pub fn run(args: &Swarm) -> bool {
         println!("failed; replay: cargo run --bin sim -- storm --seed {seed}");
     }
     sums.failed.is_empty() && sums.storm_failed.is_empty()
+}
+
+/// Runs a campaign to its end or to Ctrl-C, and tells meanwhile how far it is.
+fn supervise(
+    campaign: &Campaign,
+    threads: u64,
+    seeds: u64,
+    storm_seeds: u64,
+    limit: Option<Duration>,
+) {
+    // SAFETY: the handler does nothing but store into an atomic.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::signal(libc::SIGINT, on_interrupt as *const () as libc::sighandler_t);
+    }
+    let from = campaign.from;
+    println!("seeds from {from} on; Ctrl-C ends the campaign after the seeds that are running");
+    let live = std::io::stderr().is_terminal();
+    let total = limit.is_none().then(|| seeds.saturating_add(storm_seeds));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| work(campaign, seeds, storm_seeds, limit));
+        }
+        let pause = Duration::from_secs(if live { 1 } else { 30 });
+        let mut told = wall_now();
+        while !campaign.stopped() && !over(campaign, seeds, storm_seeds, limit) {
+            std::thread::sleep(Duration::from_millis(100));
+            if told.elapsed() >= pause {
+                told = wall_now();
+                let end = if live { "\r" } else { "\n" };
+                eprint!("{}{end}", campaign.line(total));
+            }
+        }
+    });
+    if STOP.load(Ordering::SeqCst) {
+        let sums = campaign.sums.lock().expect("nobody panics while counting");
+        println!("interrupted; what was covered: seeds {from} to {}", from + sums.seeds);
+    }
 }
 
 fn over(campaign: &Campaign, seeds: u64, storm_seeds: u64, limit: Option<Duration>) -> bool {
@@ -293,8 +306,15 @@ fn share(part: u64, whole: u64) -> f64 {
 /// Runs seeds and prints how often each of the code's rare ways was passed and taken; fails if one never was.
 pub fn buggify(from: u64, seeds: u64) -> bool {
     let campaign = Campaign::new(from, true);
-    run_all(&campaign, seeds);
+    supervise(&campaign, 2, seeds, 0, None);
     let sums = campaign.sums.lock().expect("nobody panics while counting");
+    let all = print_sites(&sums);
+    println!("{}", campaign_end(&campaign, &sums));
+    sums.failed.is_empty() && all
+}
+
+/// Prints how often each rare way was passed and taken; tells whether all were.
+fn print_sites(sums: &Sums) -> bool {
     println!("{:<34} {:>10} {:>8} {:>10} {:>8}", "site", "passed", "seeds", "taken", "seeds");
     let mut untaken = Vec::new();
     for site in sim::buggify::SITES {
@@ -311,17 +331,7 @@ pub fn buggify(from: u64, seeds: u64) -> bool {
         sums.seeds,
         untaken.len()
     );
-    println!("{}", campaign_end(&campaign, &sums));
-    sums.failed.is_empty() && untaken.is_empty()
-}
-
-/// Runs so many whole-server seeds on two threads.
-fn run_all(campaign: &Campaign, seeds: u64) {
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| work(campaign, seeds, 0, None));
-        }
-    });
+    untaken.is_empty()
 }
 
 fn campaign_end(campaign: &Campaign, sums: &Sums) -> String {
@@ -338,8 +348,32 @@ fn campaign_end(campaign: &Campaign, sums: &Sums) -> String {
 /// Runs seeds and prints how often each fault took effect, and what was done under them.
 pub fn faults(from: u64, seeds: u64) -> bool {
     let campaign = Campaign::new(from, true);
-    run_all(&campaign, seeds);
+    supervise(&campaign, 2, seeds, 0, None);
     let sums = campaign.sums.lock().expect("nobody panics while counting");
+    print_faults(&sums);
+    println!("{}", campaign_end(&campaign, &sums));
+    sums.failed.is_empty()
+}
+
+/// Runs seeds of both levels once, and prints everything that is counted of them.
+pub fn report(from: u64, seeds: u64, storm_seeds: u64) -> bool {
+    let campaign = Campaign::new(from, true);
+    supervise(&campaign, 2, seeds, storm_seeds, None);
+    println!("\n{}\n", campaign.line(None));
+    let sums = campaign.sums.lock().expect("nobody panics while counting");
+    print_faults(&sums);
+    println!();
+    let all = print_sites(&sums);
+    let mut places = std::collections::BTreeMap::new();
+    for check in sim::invariants::catalogue::CHECKS {
+        *places.entry(check.level).or_insert(0) += 1;
+    }
+    println!("\nchecks by place (`sim invariants` lists them): {places:?}");
+    println!("{}", campaign_end(&campaign, &sums));
+    sums.failed.is_empty() && sums.storm_failed.is_empty() && all
+}
+
+fn print_faults(sums: &Sums) {
     println!("{:<20} {:>8} {:>8} {:>8}", "fault", "times", "seeds", "share");
     let strikes = Fault::ALL.iter().map(|fault| fault.name());
     let ambient = sums.faults.keys().copied().filter(|name| strikes.clone().all(|s| s != *name));
@@ -376,6 +410,4 @@ pub fn faults(from: u64, seeds: u64) -> bool {
         }
         println!();
     }
-    println!("{}", campaign_end(&campaign, &sums));
-    sums.failed.is_empty()
 }
