@@ -760,7 +760,8 @@ impl Strike {
         let url = format!("http://{name}:2380");
         // Until it serves it may refuse to start: whom it asks may be down, or not know of it yet.
         lock(&self.nemesis.removed).insert(i);
-        let learner = self.rng.below(2) == 0;
+        // One member that adds a voter can tell nobody, not even whether it did so, until that one runs.
+        let learner = self.rng.below(2) == 0 || others.len() == 1;
         let listed = self.change(others, async |admin, member| {
             // An attempt whose answer got lost may have worked: look before trying again.
             let members = admin.member_list(member).await?;

@@ -40,6 +40,7 @@ scenarios! {
     a_leader_that_removed_itself_answers_once_it_is_not_needed = "removed-leader-thrown-away",
     a_learner_is_not_in_sync_at_once = "promoted-too-soon",
     a_member_with_a_damaged_store_stops = "damaged-store",
+    a_follower_catches_up_by_a_snapshot_that_takes_long = "slow-snapshot",
 }
 
 #[test]

@@ -305,10 +305,11 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         if buggify!("driver_trims_later") {
             return false;
         }
-        let catchup = buggify!("driver_trims_all", 0, self.settings.catchup_entries);
         let below = if crate::mutant!("R32") { self.machine.applied().index } else { below };
         self.log.trim(below);
-        let memory = Index(self.machine.applied().index.0.saturating_sub(catchup));
+        let applied = self.machine.applied().index;
+        let memory = Index(applied.0.saturating_sub(self.settings.catchup_entries));
+        let memory = if buggify!("driver_trims_all") { applied } else { self.trim_memory(memory) };
         self.node.step(Input::Trim(memory.min(below)));
         true
     }
@@ -341,7 +342,10 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             }
             Event::Unreachable(peer) => self.node.step(Input::PeerUnreachable(peer)),
             Event::ToldRemoved => self.on_removed(),
-            Event::ConnectionLost(peer) => self.node.step(Input::PeerConnectionLost(peer)),
+            Event::ConnectionLost(peer) => {
+                self.forget_behind(peer);
+                self.node.step(Input::PeerConnectionLost(peer));
+            }
             Event::Log(LogReport::Durable(tickets, marked)) => {
                 if marked {
                     self.snapshot_marked();

@@ -13,9 +13,12 @@
 //! - a crash at any point leaves the old state or the new one: the generation switches in one rename, and
 //!   a log that is behind its store begins anew at the next start (`bootstrap`);
 //! - a store is removed when its last reader has gone, and nothing else waits for that;
-//! - one transfer a peer at a time, bounded in time, since it keeps superseded rows from being removed.
+//! - one transfer a peer at a time, bounded in time, since it keeps superseded rows from being removed;
+//! - what a snapshot that is sent does not hold stays in memory until its peer has caught up, or is lost, or
+//!   that is too much: a transfer may take longer than the log is kept for anyone, and the peer would need
+//!   another snapshot, for ever (etcd's can).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,15 +31,18 @@ use super::event::Event;
 use super::log_writer::HandOver;
 use crate::buggify;
 use crate::machine::snapshot::{Chunk, ReceiveError, Receiver, Sender};
-use crate::raft::{Envelope, Input, Message, SnapshotMeta, SnapshotRequest};
+use crate::raft::{Envelope, Input, Message, Role, SnapshotMeta, SnapshotRequest};
 use crate::runtime::{Lane, Runtime, Worker, timeout};
 use crate::storage::log::Mark;
 use crate::storage::{Storage, StorageOptions, generations};
 use crate::transport::Transport;
-use crate::types::{ClusterId, NodeId};
+use crate::types::{ClusterId, Index, NodeId};
 
 /// How long one transfer may take.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How many bytes of entries there may be in memory while some are kept for peers that were sent a snapshot.
+const KEPT_BYTES_MAX: u64 = 256 << 20;
 
 /// How many pieces wait for the network.
 const CHUNKS_MAX: usize = 4;
@@ -71,6 +77,8 @@ pub(crate) struct Snapshots {
     /// Reads what is sent; writing is the store worker's.
     reading: Worker,
     sending: BTreeSet<NodeId>,
+    /// Where the snapshot of a peer ends that was sent one and has not caught up.
+    behind: BTreeMap<NodeId, Index>,
     staged: Option<Staged>,
     /// Waits for the log to begin anew behind it.
     installing: Option<SnapshotMeta>,
@@ -78,7 +86,14 @@ pub(crate) struct Snapshots {
 
 impl Snapshots {
     pub(crate) fn new(stores: PathBuf, reading: Worker) -> Self {
-        Self { stores, reading, sending: BTreeSet::new(), staged: None, installing: None }
+        Self {
+            stores,
+            reading,
+            sending: BTreeSet::new(),
+            behind: BTreeMap::new(),
+            staged: None,
+            installing: None,
+        }
     }
 }
 
@@ -92,6 +107,7 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
         let mut sender = Sender::new(&self.machine);
         let header = sender.header();
         let at = header.position.index;
+        self.snapshots.behind.insert(to, at);
         let meta =
             SnapshotMeta { position: header.position, conf_state: header.conf_state.clone() };
         let envelope = request.envelope(self.settings.id, meta);
@@ -129,12 +145,33 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
     }
 
     /// A transfer has ended.
-    pub(super) fn snapshot_sent(&mut self, to: NodeId, ok: bool, at: crate::types::Index) {
+    pub(super) fn snapshot_sent(&mut self, to: NodeId, ok: bool, at: Index) {
         self.snapshots.sending.remove(&to);
         if !ok {
+            self.snapshots.behind.remove(&to);
             warn!(to = format!("{:x}", to.0), index = at.0, "a snapshot was not taken");
         }
         self.node.step(Input::SnapshotSent { to, ok, at });
+    }
+
+    /// Keeps nothing more for a peer that is gone.
+    pub(super) fn forget_behind(&mut self, peer: NodeId) {
+        self.snapshots.behind.remove(&peer);
+    }
+
+    /// Up to where the log in memory may be trimmed, if not for the peers that catch up with a snapshot it were
+    /// up to `wanted`.
+    pub(super) fn trim_memory(&mut self, wanted: Index) -> Index {
+        if self.snapshots.behind.is_empty() {
+            return wanted;
+        }
+        let status = self.node.status();
+        let may_wait = status.role == Role::Leader && status.log_bytes <= KEPT_BYTES_MAX;
+        self.snapshots.behind.retain(|peer, _| {
+            let peer = status.peers.get(peer);
+            may_wait && peer.is_some_and(|peer| peer.matched < wanted)
+        });
+        self.snapshots.behind.values().copied().min().map_or(wanted, |at| at.min(wanted))
     }
 
     /// Stages an arrived snapshot and tells the core, which says at once whether it wants it.

@@ -11,6 +11,7 @@ mod leader_kill;
 mod learner;
 mod removed;
 mod removed_leader;
+mod slow_snapshot;
 mod snapshot;
 
 use std::sync::Arc;
@@ -50,6 +51,7 @@ pub const ALL: &[(&str, fn(&Options) -> Held)] = &[
     ("removed-leader-thrown-away", removed_leader::run),
     ("promoted-too-soon", learner::promoted_too_soon),
     ("damaged-store", damaged_store::run),
+    ("slow-snapshot", slow_snapshot::run),
 ];
 
 /// Plays the scenario of a name, if there is one.

@@ -55,6 +55,8 @@ enum Bad {
     Revoke,
     Promote,
     Remove,
+    Update,
+    Add,
 }
 
 impl Inspector {
@@ -217,6 +219,16 @@ impl Inspector {
                 let request = pb::MemberPromoteRequest { id: 77 };
                 format!("{:?}", cluster.member_promote(request).await?)
             }
+            Bad::Update => {
+                let peer_urls = vec!["http://nobody:2380".to_owned()];
+                let request = pb::MemberUpdateRequest { id: 77, peer_urls };
+                format!("{:?}", cluster.member_update(request).await?)
+            }
+            Bad::Add => {
+                let peer_urls = vec!["nonsense".to_owned()];
+                let request = pb::MemberAddRequest { peer_urls, is_learner: true };
+                format!("{:?}", cluster.member_add(request).await?)
+            }
             Bad::Remove => {
                 let request = pb::MemberRemoveRequest { id: 77 };
                 format!("{:?}", cluster.member_remove(request).await?)
@@ -310,5 +322,7 @@ fn cases() -> Vec<(Bad, Code, &'static str)> {
         (Bad::Revoke, NotFound, LEASE),
         (Bad::Promote, NotFound, "etcdserver: member not found"),
         (Bad::Remove, NotFound, "etcdserver: member not found"),
+        (Bad::Update, NotFound, "etcdserver: member not found"),
+        (Bad::Add, InvalidArgument, "etcdserver: given member URLs are invalid"),
     ]
 }

@@ -75,7 +75,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// other end of a connection lost its power and has forgotten it.
 const LAST_QUIET: Duration = Duration::from_secs(18);
 
-/// How long a stream is read at the most at the end: progress notices never cease.
+/// How long a stream is read at the end after its last event: progress notices never cease, and events do.
 const LAST_READ: Duration = Duration::from_secs(30);
 
 /// How a stream was left.
@@ -185,10 +185,11 @@ impl Watcher {
         let mut turns = self.rng.between(3, 400);
         let time = TimeHandle::current();
         let mut stop_seen = None;
+        let mut last_news = Duration::ZERO;
         loop {
             turns -= 1;
             let stopping = self.shared.stopped();
-            let since = stopping.then(|| *stop_seen.get_or_insert(time.elapsed()));
+            let since = stopping.then(|| last_news.max(*stop_seen.get_or_insert(time.elapsed())));
             if since.is_some_and(|since| time.elapsed() - since > LAST_READ) {
                 return Left::Read;
             }
@@ -215,6 +216,9 @@ impl Watcher {
             let wait = if stopping { LAST_QUIET } else { Duration::from_secs(1) };
             match within(wait, replies.message()).await {
                 Some(Ok(Some(reply))) => {
+                    if !reply.events.is_empty() {
+                        last_news = time.elapsed();
+                    }
                     take_in(&reply, stream, watches, &mut created, &history, process, node);
                 }
                 Some(_) => break,
