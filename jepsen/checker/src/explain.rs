@@ -515,12 +515,18 @@ impl<'h> Gaps<'h> {
 
     /// The keys on which the candidates of a gap could act, used or not.
     pub fn candidate_keys(&self, ops: &Ops<'h>, revision: i64) -> BTreeSet<Keys> {
+        let mut keys = self.operations_keys(ops, revision);
+        keys.extend(self.leased.iter().map(|key| ((*key).clone(), Blob::default())));
+        keys
+    }
+
+    /// The keys on which those of them that are operations could.
+    pub fn operations_keys(&self, ops: &Ops<'h>, revision: i64) -> BTreeSet<Keys> {
         let before = self.unknown.partition_point(|candidate| candidate.floor < revision);
         let mut keys = BTreeSet::new();
         for candidate in self.unknown[..before].iter().filter(|other| other.latest >= revision) {
             touched(ops.all[candidate.op].operation, &mut keys);
         }
-        keys.extend(self.leased.iter().map(|key| ((*key).clone(), Blob::default())));
         keys
     }
 

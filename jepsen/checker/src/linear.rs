@@ -517,7 +517,7 @@ impl<'h> Replay<'_, 'h> {
             }
         }
         let mut lease_ends = Vec::new();
-        let mut guessed = BTreeMap::new();
+        let mut guessed: BTreeMap<i64, BTreeSet<Keys>> = BTreeMap::new();
         let mut past = if self.choices.is_empty() { Etcd::default() } else { self.store.clone() };
         for Choice { revision, chosen, .. } in self.choices.iter().rev() {
             past.undo_to(*revision);
@@ -533,6 +533,19 @@ impl<'h> Replay<'_, 'h> {
                 _ => {}
             }
         }
+        // A key may have left its lease at an earlier gap, if somebody else made that: then another lease ended.
+        let may_have_left = |key: &Blob, revision: i64| {
+            let attached =
+                self.store.timeline().get(key, revision - 1).map_or(0, |kv| kv.mod_revision);
+            guessed.range(attached..revision).any(|(at, _)| {
+                let keys = self.gaps.operations_keys(self.ops, *at);
+                keys.iter().any(|(start, end)| in_range(key, start, end))
+            })
+        };
+        lease_ends.retain(|end: &LeaseEnd| {
+            let ended = self.store.timeline().at(end.revision);
+            !ended.iter().any(|change| may_have_left(&change.kv.key, end.revision))
+        });
         Replayed {
             unclaimed: self.choices.len(),
             store: self.store,
