@@ -268,7 +268,10 @@ fn supervise(
     });
     if STOP.load(Ordering::SeqCst) {
         let sums = campaign.sums.lock().expect("nobody panics while counting");
-        println!("interrupted; what was covered: seeds {from} to {}", from + sums.seeds);
+        println!(
+            "interrupted; what was covered, from {from} on: {} whole-server and {} storm seeds",
+            sums.seeds, sums.storm_seeds
+        );
     }
 }
 
