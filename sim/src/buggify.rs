@@ -9,7 +9,7 @@
 //! liveness is demanded of the code's ordinary ways.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::rng::Rng;
 
@@ -41,11 +41,9 @@ struct State {
     sites: Vec<Site>,
     /// Where in `sites` a name is. One name may stand at several addresses, hence two steps.
     by_name: BTreeMap<&'static str, usize>,
-    by_address: Vec<(usize, usize)>,
+    /// By address and length: the linker may let one name be the end or the beginning of another.
+    by_address: HashMap<(usize, usize), usize>,
 }
-
-/// Slots for the addresses of names; more than there can be, so that a search ends soon.
-const ADDRESSES: usize = 1 << 12;
 
 thread_local! {
     static STATE: RefCell<Option<State>> = const { RefCell::new(None) };
@@ -62,7 +60,7 @@ const EARLY_PASSES: u64 = 4;
 pub fn begin(seed: u64, density: u32) {
     mainstay::runtime::buggify::install(decide);
     let (sites, by_name) = (Vec::new(), BTreeMap::new());
-    let by_address = vec![(0, 0); ADDRESSES];
+    let by_address = HashMap::new();
     STATE.set(Some(State { seed, density, quiet: false, sites, by_name, by_address }));
 }
 
@@ -101,15 +99,9 @@ impl State {
 
     /// Finds a site, by the address of its name: this is asked millions of times a run.
     fn find(&mut self, name: &'static str) -> usize {
-        let address = name.as_ptr().addr();
-        let mut slot = (address ^ (address >> 7)) % ADDRESSES;
-        while self.by_address[slot].0 != 0 {
-            let (known, at) = self.by_address[slot];
-            // NB: the linker may let one name be the end or the beginning of another.
-            if known == address && self.sites[at].name.len() == name.len() {
-                return at;
-            }
-            slot = (slot + 1) % ADDRESSES;
+        let address = (name.as_ptr().addr(), name.len());
+        if let Some(at) = self.by_address.get(&address) {
+            return *at;
         }
         let (seed, density, new) = (self.seed, self.density, self.sites.len());
         let at = *self.by_name.entry(name).or_insert(new);
@@ -118,7 +110,7 @@ impl State {
             let rate = if rng.chance(density) { *rng.pick(&RATES) } else { 0 };
             self.sites.push(Site { name, rng, rate, passes: Passes::default() });
         }
-        self.by_address[slot] = (address, at);
+        self.by_address.insert(address, at);
         at
     }
 }
