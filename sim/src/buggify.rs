@@ -56,6 +56,14 @@ const RATES: [u32; 5] = [1_000, 5_000, 20_000, 100_000, 300_000];
 const EARLY_RATE: u32 = 250_000;
 const EARLY_PASSES: u64 = 4;
 
+/// Sites that are active in at least half of the runs that have active ones at all: what they lead to needs
+/// other rare things besides.
+const COMMON: [&str; 3] =
+    ["counts_have_small_buckets", "counts_have_small_groups", "driver_trims_all"];
+const COMMON_DENSITY: u32 = 500_000;
+/// The least rate of their first passes.
+const COMMON_EARLY_RATE: u32 = 500_000;
+
 /// Starts a run on this thread.
 pub fn begin(seed: u64, density: u32) {
     mainstay::runtime::buggify::install(decide);
@@ -91,7 +99,8 @@ impl State {
         site.passes.reached += 1;
         // What is seldom passed would otherwise hardly ever be taken.
         let early = site.rate > 0 && site.passes.reached <= EARLY_PASSES;
-        let rate = if early { site.rate.max(EARLY_RATE) } else { site.rate };
+        let least = if COMMON.contains(&name) { COMMON_EARLY_RATE } else { EARLY_RATE };
+        let rate = if early { site.rate.max(least) } else { site.rate };
         let fires = !self.quiet && site.rng.chance(rate);
         site.passes.fired += u64::from(fires);
         fires
@@ -107,6 +116,8 @@ impl State {
         let at = *self.by_name.entry(name).or_insert(new);
         if at == new {
             let mut rng = Rng::new(seed, name);
+            let least = if density > 0 && COMMON.contains(&name) { COMMON_DENSITY } else { 0 };
+            let density = density.max(least);
             let rate = if rng.chance(density) { *rng.pick(&RATES) } else { 0 };
             self.sites.push(Site { name, rng, rate, passes: Passes::default() });
         }
