@@ -32,7 +32,10 @@ def planted(path):
     """The lines of blocks that only a planted defect enters: this build carries none."""
     lines, found = Path(path).read_text().splitlines(), set()
     for at, line in enumerate(lines):
-        if re.search(r"if .*mutant!\(\"\w+\"\).*\{$", line) and "!crate::mutant" not in line:
+        block = re.search(r"if .*mutant!\(\"\w+\"\).*\{$", line) and "!crate::mutant" not in line
+        # A function of a planted defect's own says so in its first words.
+        function = at > 0 and re.match(r"\s*/// What mutant \w+ ", lines[at - 1]) and " fn " in line
+        if block or function:
             depth = len(line) - len(line.lstrip())
             for number in range(at + 1, len(lines)):
                 found.add(number + 1)

@@ -179,11 +179,6 @@ impl Machine {
         Reader::new(self.shared.clone())
     }
 
-    /// Returns how many snapshots were put in place since the start, for metrics.
-    pub fn installs(&self) -> u64 {
-        self.installs
-    }
-
     /// Returns the store's tables, to flush them and to ask what is durable.
     pub fn storage(&self) -> Storage {
         self.shared.read().store.storage().clone()
