@@ -407,6 +407,7 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
             shared: shared(&stop_watchers),
             numbers: numbers.clone(),
             found: base.found.clone(),
+            seen: 0,
         };
         watchers.push(madsim::task::spawn_local(watcher.run()));
     }

@@ -33,6 +33,7 @@ use crate::runtime::{Machine, SimRuntime, Tasks};
 use crate::time::{sleep, within};
 use crate::trace::{Trace, lock};
 use crate::workload::endpoint::Endpoint;
+use crate::workload::insider::insider;
 
 /// How a process ended by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -383,8 +384,9 @@ impl World {
         self.handle.restart(slot.node);
         let node: NodeHandle = self.handle.get_node(slot.node).expect("it was made at the start");
         let state = slot.state.clone();
+        let chance = Rng::new(self.plan.seed, &format!("insider {} {starts}", slot.name));
         drop(node.spawn(async move {
-            let end = serve(config, runtime, stopped, &state).await;
+            let end = serve(config, runtime, stopped, &state, chance).await;
             let mut state = lock(&state);
             // A planted crash has set the phase already; a dead process reports nothing.
             if disk.alive() {
@@ -452,6 +454,7 @@ async fn serve(
     runtime: SimRuntime,
     stopped: oneshot::Receiver<()>,
     state: &Mutex<State>,
+    chance: Rng,
 ) -> End {
     let starting = mainstay::start::start(config, runtime);
     let mut stopped = std::pin::pin!(async {
@@ -474,12 +477,14 @@ async fn serve(
             state.phase = Phase::Serving;
         }
     }
+    let inside = insider(server.handle().clone(), chance);
     tokio::select! {
         biased;
         () = &mut stopped => {
             server.stop().await;
             End::Stopped
         }
+        () = inside => unreachable!("it goes on for as long as the member"),
         reason = server.stopped() => match reason {
             StopReason::Removed => {
                 server.stop().await;

@@ -1,9 +1,13 @@
-//! A client that asks what nobody else asks: streamed reads, lists of leases and members, and requests that
-//! cannot be granted. It changes nothing, and judges each answer on the spot.
+//! A client that asks what nobody else asks: one read in several forms, compares that make no sense, lists of
+//! leases and members, and requests that cannot be granted. It changes nothing but a lease of its own, and
+//! judges each answer on the spot.
 //!
 //! | checker | rule |
 //! |---|---|
 //! | `range-stream` | a streamed read gives what a plain one at the same revision does |
+//! | `range-txn` | so does one in a transaction, which goes through the log or does not |
+//! | `compare` | a compare that makes no sense has the outcome that etcd gives it |
+//! | `lease-exists` | a lease that was granted is not granted again |
 //! | `lease-list` | no lease is listed that nobody asked for, and none twice |
 //! | `member-list` | members have an id and a peer URL each, and no two the same |
 //! | `refusal` | what cannot be is refused, with etcd's code and text |
@@ -12,7 +16,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mainstay::proto::etcdserverpb as pb;
+use pb::compare::{CompareResult as Result, CompareTarget as Target, TargetUnion as Operand};
 use pb::request_op::Request as Inner;
+use pb::response_op::Response as Outer;
 use tonic::codegen::tokio_stream::StreamExt as _;
 use tonic::{Code, Status};
 
@@ -22,6 +28,9 @@ use crate::invariants::{Found, Violation};
 use crate::rng::Rng;
 use crate::time::{sleep, within};
 use crate::trace::lock;
+
+/// What a read gave: the keys, and a reply with the rest.
+type Read = (Vec<mainstay::proto::mvccpb::KeyValue>, pb::RangeResponse);
 
 /// Who looks.
 pub struct Inspector {
@@ -39,8 +48,13 @@ pub struct Inspector {
 
 /// A lease that nobody grants.
 const NO_LEASE: i64 = 0x7777_7777_7777;
+/// A lease that only the inspector grants, again and again; it outlasts every run.
+const OWN_LEASE: i64 = 0x5151_5151_5151;
+const OWN_TTL: i64 = 100_000;
 /// A revision that no run comes to.
 const FUTURE: i64 = 1 << 40;
+/// A key that nobody writes.
+const NO_KEY: &str = "none";
 
 /// A request that cannot be granted.
 enum Bad {
@@ -54,9 +68,24 @@ enum Bad {
     Grant(i64),
     Revoke,
     Promote,
+    PromoteVoter,
     Remove,
     Update,
     Add,
+}
+
+/// A form of a read.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Stream,
+    /// A transaction that only reads, by itself or within another.
+    Txn {
+        nested: bool,
+    },
+    /// The same through the log: the branch that is not taken writes.
+    LoggedTxn {
+        nested: bool,
+    },
 }
 
 impl Inspector {
@@ -71,10 +100,12 @@ impl Inspector {
             }
             let member = self.rng.pick(&names).clone();
             let other = self.rng.pick(&names).clone();
-            let seen = match self.rng.below(8) {
-                0 | 1 => self.stream(&member, &other).await,
-                2 => self.leases(&member).await,
-                3 => self.members(&member).await,
+            let seen = match self.rng.below(12) {
+                0..=3 => self.same(&member, &other).await,
+                4 => self.leases(&member).await,
+                5 => self.members(&member).await,
+                6 => self.grant_twice(&member).await,
+                7 => self.odd_compare(&member).await,
                 _ => self.refusal(&member).await,
             };
             if let Some(violation) = seen {
@@ -83,8 +114,8 @@ impl Inspector {
         }
     }
 
-    /// Reads a range in one piece, and the same from another member as a stream.
-    async fn stream(&mut self, member: &str, other: &str) -> Option<Violation> {
+    /// Reads a range in one piece, and the same from another member in another form.
+    async fn same(&mut self, member: &str, other: &str) -> Option<Violation> {
         let key = bytes::Bytes::from(format!("k{:02}", self.rng.below(40)));
         let mut ask = pb::RangeRequest {
             key: if self.rng.below(2) == 0 { bytes::Bytes::from_static(b"k") } else { key },
@@ -96,23 +127,25 @@ impl Inspector {
         let whole = within(self.patience, self.endpoint.kv(member).range(ask.clone())).await?;
         let whole = whole.ok()?.into_inner();
         ask.revision = whole.header.as_ref()?.revision;
-        let mut kv = self.endpoint.kv(other);
-        let replies = within(self.patience, kv.range_stream(ask.clone())).await?;
-        let mut replies = replies.ok()?.into_inner();
-        let mut kvs = Vec::new();
-        let mut last = None;
-        while let Some(reply) = within(self.patience, replies.next()).await? {
-            // What broke off is no answer.
-            let chunk = reply.ok()?.range_response?;
-            kvs.extend(chunk.kvs.iter().cloned());
-            last = Some(chunk);
-        }
-        let last = last?;
+        let nested = self.rng.below(2) == 0;
+        let form = *self.rng.pick(&[
+            Form::Stream,
+            Form::Stream,
+            Form::Txn { nested },
+            Form::LoggedTxn { nested },
+        ]);
+        let (checker, again) = match form {
+            Form::Stream => ("range-stream", self.streamed(other, ask.clone()).await?),
+            Form::Txn { .. } | Form::LoggedTxn { .. } => {
+                ("range-txn", self.in_txn(other, ask.clone(), form).await?)
+            }
+        };
+        let (kvs, last) = again;
         if kvs == whole.kvs && (last.more, last.count) == (whole.more, whole.count) {
             return None;
         }
         let text = format!(
-            "{other} streams {} keys (more {}, count {}) of {ask:?}, and {member} reads {} (more {}, count {})",
+            "{other} gives {} keys (more {}, count {}) of {ask:?} as {form:?}, and {member} reads {} (more {}, count {})",
             kvs.len(),
             last.more,
             last.count,
@@ -120,7 +153,89 @@ impl Inspector {
             whole.more,
             whole.count
         );
-        Some(Violation::new("range-stream", text))
+        Some(Violation::new(checker, text))
+    }
+
+    /// Reads a stream to its end; `None` for one that broke off, which is no answer.
+    async fn streamed(&mut self, member: &str, ask: pb::RangeRequest) -> Option<Read> {
+        let replies = within(self.patience, self.endpoint.kv(member).range_stream(ask)).await?;
+        let mut replies = replies.ok()?.into_inner();
+        let mut kvs = Vec::new();
+        let mut last = None;
+        while let Some(reply) = within(self.patience, replies.next()).await? {
+            let chunk = reply.ok()?.range_response?;
+            kvs.extend(chunk.kvs.iter().cloned());
+            last = Some(chunk);
+        }
+        Some((kvs, last?))
+    }
+
+    /// Reads in a transaction.
+    async fn in_txn(&mut self, member: &str, ask: pb::RangeRequest, form: Form) -> Option<Read> {
+        let (Form::Txn { nested } | Form::LoggedTxn { nested }) = form else { return None };
+        let mut txn = match form {
+            Form::LoggedTxn { .. } => pb::TxnRequest {
+                compare: vec![compare(
+                    NO_KEY,
+                    Target::Version,
+                    Result::Greater,
+                    Operand::Version(0),
+                )],
+                success: ops(vec![Inner::RequestPut(put(NO_KEY))]),
+                failure: ops(vec![Inner::RequestRange(ask)]),
+            },
+            _ => pb::TxnRequest {
+                success: ops(vec![Inner::RequestRange(ask)]),
+                ..pb::TxnRequest::default()
+            },
+        };
+        if nested {
+            let success = ops(vec![Inner::RequestTxn(txn)]);
+            txn = pb::TxnRequest { success, ..pb::TxnRequest::default() };
+        }
+        let reply = within(self.patience, self.endpoint.kv(member).txn(txn)).await?;
+        let mut responses = reply.ok()?.into_inner().responses;
+        loop {
+            match responses.pop()?.response? {
+                Outer::ResponseTxn(inner) => responses = inner.responses,
+                Outer::ResponseRange(range) => return Some((range.kvs.clone(), range)),
+                _ => return None,
+            }
+        }
+    }
+
+    /// Makes a compare whose outcome does not depend on what there is.
+    async fn odd_compare(&mut self, member: &str) -> Option<Violation> {
+        let cases = odd_compares();
+        let (compare, due) = self.rng.pick(&cases);
+        let txn = pb::TxnRequest {
+            compare: vec![compare.clone()],
+            success: ops(vec![Inner::RequestRange(range("k00"))]),
+            failure: Vec::new(),
+        };
+        let reply = within(self.patience, self.endpoint.kv(member).txn(txn)).await?;
+        let succeeded = reply.ok()?.into_inner().succeeded;
+        (succeeded != *due)
+            .then(|| Violation::new("compare", format!("{member} says {succeeded} of {compare:?}")))
+    }
+
+    /// Grants a lease twice.
+    async fn grant_twice(&mut self, member: &str) -> Option<Violation> {
+        const EXISTS: &str = "etcdserver: lease already exists";
+        lock(&self.shared.leases).insert(OWN_LEASE);
+        let request = pb::LeaseGrantRequest { id: OWN_LEASE, ttl: OWN_TTL };
+        let mut lease = self.endpoint.lease(member);
+        let first = within(self.patience, lease.lease_grant(request)).await?;
+        if first.is_err_and(|status| status.message() != EXISTS) {
+            return None;
+        }
+        match within(self.patience, lease.lease_grant(request)).await? {
+            Ok(reply) => {
+                let text = format!("{member} grants again what was granted: {reply:?}");
+                Some(Violation::new("lease-exists", text))
+            }
+            Err(_) => None,
+        }
     }
 
     async fn leases(&mut self, member: &str) -> Option<Violation> {
@@ -178,14 +293,21 @@ impl Inspector {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Internal
         ) || busy.contains(&status.message())
             || !status.message().starts_with("etcdserver: ");
-        if trouble || (status.code(), status.message()) == (*code, *text) {
+        // It may have been removed since it was listed; and whether it keeps up is looked at first.
+        let not_looked_at = matches!(bad, Bad::PromoteVoter)
+            && [
+                "etcdserver: member not found",
+                "etcdserver: can only promote a learner member which is in sync with leader",
+            ]
+            .contains(&status.message());
+        if trouble || not_looked_at || (status.code(), status.message()) == (*code, *text) {
             return None;
         }
         let text = format!("{member} says {status:?} where {code:?}, {text:?} is due");
         Some(Violation::new("refusal", text))
     }
 
-    async fn ask(&mut self, member: &str, bad: &Bad) -> Result<String, Status> {
+    async fn ask(&mut self, member: &str, bad: &Bad) -> std::result::Result<String, Status> {
         let mut kv = self.endpoint.kv(member);
         let mut lease = self.endpoint.lease(member);
         let mut cluster = self.endpoint.cluster(member);
@@ -219,6 +341,13 @@ impl Inspector {
                 let request = pb::MemberPromoteRequest { id: 77 };
                 format!("{:?}", cluster.member_promote(request).await?)
             }
+            Bad::PromoteVoter => {
+                let request = pb::MemberListRequest { linearizable: true };
+                let members = cluster.member_list(request).await?.into_inner().members;
+                let voter = members.iter().find(|member| !member.is_learner);
+                let request = pb::MemberPromoteRequest { id: voter.map_or(0, |member| member.id) };
+                format!("{:?}", cluster.member_promote(request).await?)
+            }
             Bad::Update => {
                 let peer_urls = vec!["http://nobody:2380".to_owned()];
                 let request = pb::MemberUpdateRequest { id: 77, peer_urls };
@@ -246,10 +375,44 @@ fn range(key: &'static str) -> pb::RangeRequest {
     pb::RangeRequest { key: key.into(), ..Default::default() }
 }
 
+fn ops(requests: Vec<Inner>) -> Vec<pb::RequestOp> {
+    requests.into_iter().map(|request| pb::RequestOp { request: Some(request) }).collect()
+}
+
 fn txn(success: Vec<Inner>) -> Bad {
-    let op = |request| pb::RequestOp { request: Some(request) };
-    let success = success.into_iter().map(op).collect();
-    Bad::Txn(pb::TxnRequest { success, ..Default::default() })
+    Bad::Txn(pb::TxnRequest { success: ops(success), ..Default::default() })
+}
+
+fn compare(key: &'static str, target: Target, result: Result, operand: Operand) -> pb::Compare {
+    pb::Compare {
+        result: result.into(),
+        target: target.into(),
+        key: key.into(),
+        target_union: Some(operand),
+        range_end: bytes::Bytes::new(),
+    }
+}
+
+/// Compares that make no sense, and what etcd makes of them: an operand of another kind counts as 0 or empty,
+/// an unknown target is equal to everything, an unknown relation always holds, and no value is missing.
+fn odd_compares() -> Vec<(pb::Compare, bool)> {
+    let unknown_target = |result| {
+        let known = compare("k00", Target::Version, result, Operand::Version(3));
+        pb::Compare { target: 9, ..known }
+    };
+    let unknown_result = compare("k00", Target::Mod, Result::Equal, Operand::ModRevision(3));
+    let all_values = compare("k", Target::Value, Result::Less, Operand::Version(3));
+    vec![
+        (unknown_target(Result::Equal), true),
+        (unknown_target(Result::NotEqual), false),
+        (pb::Compare { result: 9, ..unknown_result }, true),
+        (compare(NO_KEY, Target::Version, Result::Equal, Operand::ModRevision(5)), true),
+        (compare(NO_KEY, Target::Create, Result::Equal, Operand::Version(5)), true),
+        (compare(NO_KEY, Target::Mod, Result::Less, Operand::Lease(5)), false),
+        (compare(NO_KEY, Target::Lease, Result::NotEqual, Operand::Version(5)), false),
+        (compare(NO_KEY, Target::Value, Result::NotEqual, Operand::Value("v".into())), false),
+        (pb::Compare { range_end: "l".into(), ..all_values }, false),
+    ]
 }
 
 /// What cannot be, and what etcd says of it.
@@ -264,7 +427,7 @@ fn cases() -> Vec<(Bad, Code, &'static str)> {
     let delete =
         || pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), prev_kv: false };
     let many = (0..129).map(|_| Inner::RequestRange(range("k00"))).collect();
-    let absent = pb::PutRequest { ignore_value: true, value: "".into(), ..put("none") };
+    let absent = pb::PutRequest { ignore_value: true, value: "".into(), ..put(NO_KEY) };
     vec![
         (Bad::Put(put("")), InvalidArgument, KEY),
         (Bad::Range(range("")), InvalidArgument, KEY),
@@ -321,6 +484,11 @@ fn cases() -> Vec<(Bad, Code, &'static str)> {
         (Bad::Grant(9_000_000_001), OutOfRange, "etcdserver: too large lease TTL"),
         (Bad::Revoke, NotFound, LEASE),
         (Bad::Promote, NotFound, "etcdserver: member not found"),
+        (
+            Bad::PromoteVoter,
+            Code::FailedPrecondition,
+            "etcdserver: can only promote a learner member",
+        ),
         (Bad::Remove, NotFound, "etcdserver: member not found"),
         (Bad::Update, NotFound, "etcdserver: member not found"),
         (Bad::Add, InvalidArgument, "etcdserver: given member URLs are invalid"),

@@ -7,6 +7,7 @@
 pub mod draw;
 pub mod endpoint;
 pub mod history;
+pub mod insider;
 pub mod inspector;
 pub mod watcher;
 pub mod wire;

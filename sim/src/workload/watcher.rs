@@ -63,6 +63,8 @@ pub struct Watcher {
     pub numbers: Numbers,
     /// Where it says that the cluster does not serve it.
     pub found: Found,
+    /// The newest revision that it heard of; 0 at first.
+    pub seen: i64,
 }
 
 /// Streams that may break after the cluster was healed: connections of before come to their end.
@@ -110,7 +112,12 @@ impl Watcher {
                     break;
                 }
             }
+            self.seen = watches.iter().map(|watch| watch.next).fold(self.seen, i64::max);
             watches.retain(|watch| !watch.over);
+            // Who only ever resumes begins nowhere anew.
+            if !stopped && self.rng.below(4) == 0 {
+                watches.clear();
+            }
             let pause = self.rng.between(1, 300);
             // At the end a stream that cannot be opened yet counts, too: the client backs off for a while.
             sleep(if stopped { LAST_PAUSE } else { Duration::from_millis(pause) }).await;
@@ -131,12 +138,13 @@ impl Watcher {
             _ => ("k".to_owned(), "l".to_owned()),
         };
         let compacted = self.shared.compacted.load(Ordering::SeqCst);
-        let start_revision = match self.rng.below(6) {
+        let start_revision = match self.rng.below(7) {
             // Exactly there history begins.
             5 => compacted,
             0 => 1,
-            1 => i64::try_from(self.rng.between(1, 100)).unwrap_or(1),
-            2 => i64::try_from(self.rng.between(100, 1_000)).unwrap_or(1),
+            1 => i64::try_from(self.rng.between(1, 1_000)).unwrap_or(1),
+            // Most often in the future.
+            2 | 3 => self.seen + i64::try_from(self.rng.between(1, 400)).unwrap_or(1),
             _ => 0,
         };
         let request = WatchRequest {
