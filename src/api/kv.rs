@@ -158,7 +158,7 @@ impl Kv for Api {
         let txn =
             convert::txn(request, self.handle.limits().txn_ops_max).map_err(|status| *status)?;
         let outcome = if txn.is_read_only() {
-            if !serializable {
+            if !serializable && !crate::mutant!("M06") {
                 self.handle.read_barrier().await.map_err(fail)?;
             }
             self.handle.reader().store().txn_read_only(&txn).map_err(|r| refused(&r))?

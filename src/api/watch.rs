@@ -323,6 +323,9 @@ impl Session {
             if bytes + more >= most && !part.events.is_empty() {
                 self.send(std::mem::replace(&mut part, empty.clone())).await?;
                 bytes = empty.encoded_len();
+                if crate::mutant!("M07") {
+                    continue;
+                }
             }
             bytes += more;
             part.events.push(event);

@@ -15,7 +15,8 @@ use crate::types::LeaseId;
 
 /// Returns the writes that move a key from the lease it had to the one it has now (0 for none).
 pub fn moved(key: &Bytes, before: LeaseId, after: LeaseId) -> impl Iterator<Item = Write> {
-    let detach = (before != after && before.0 != 0).then(|| Write {
+    let stays = before == after || (after.0 != 0 && crate::mutant!("M04"));
+    let detach = (!stays && before.0 != 0).then(|| Write {
         table: Table::LeaseKeys,
         key: row(before, key),
         value: None,

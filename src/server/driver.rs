@@ -456,8 +456,10 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             // What a transport must not repeat: a proposal would be in the log twice, and a refusal, of which
             // each lets it be proposed once more, as well.
             use raft::Message::{Propose, ProposeRefused};
-            let again =
-                |one: &&Envelope| !matches!(one.message, Propose { .. } | ProposeRefused { .. });
+            let again = |one: &&Envelope| {
+                !matches!(one.message, Propose { .. } | ProposeRefused { .. })
+                    || crate::mutant!("M08")
+            };
             messages.extend(messages.first().filter(again).cloned());
         }
         if buggify!("messages_come_in_reverse") {
