@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::net::grpc::{Grpc, Split};
 use crate::net::shortcut::Shortcut;
 use crate::net::tls::{
-    self, ClientTls, ClientTlsOptions, Protocol, ServerTls, ServerTlsOptions, TlsError, WallClock,
+    self, ClientTls, ClientTlsOptions, Platform, Protocol, ServerTls, ServerTlsOptions, TlsError,
 };
 use crate::net::{Endpoint, Options, Security, Serving, serve};
 use crate::proto::etcdserverpb as pb;
@@ -319,7 +319,7 @@ struct Certificates {
 
 impl Certificates {
     fn load<R: Runtime>(config: &Config, runtime: &R) -> Result<Self, StartError> {
-        let clock = WallClock::of(runtime);
+        let platform = Platform::of(runtime);
         let wall = runtime.wall();
         let fixtures = config.data_dir.join("fixtures");
         let client = server_tls(
@@ -328,7 +328,7 @@ impl Certificates {
             &fixtures.join("client"),
             wall,
             false,
-            &clock,
+            &platform,
         )?;
         let peer = server_tls(
             &config.peer_tls,
@@ -336,7 +336,7 @@ impl Certificates {
             &fixtures.join("peer"),
             wall,
             true,
-            &clock,
+            &platform,
         )?;
         let dial = match &peer {
             None => None,
@@ -348,7 +348,7 @@ impl Certificates {
                     insecure_skip_verify: config.peer_tls.makes_certificate(),
                     protocol: protocol(&config.peer_tls),
                 };
-                Some(Arc::new(ClientTls::load(options, clock)?))
+                Some(Arc::new(ClientTls::load(options, platform)?))
             }
         };
         Ok(Self { client: client.map(|(tls, _)| tls), peer: peer.map(|(tls, _)| tls), dial })
@@ -390,7 +390,7 @@ fn server_tls(
     fixtures: &Path,
     wall: Duration,
     check_address: bool,
-    clock: &WallClock,
+    platform: &Platform,
 ) -> Result<Option<(Arc<ServerTls>, Files)>, StartError> {
     if !urls.iter().any(Url::is_tls) {
         return Ok(None);
@@ -421,7 +421,7 @@ fn server_tls(
         check_address: check_address && !settings.skip_client_san_verification,
         protocol: protocol(settings),
     };
-    Ok(Some((Arc::new(ServerTls::load(options, clock.clone())?), files)))
+    Ok(Some((Arc::new(ServerTls::load(options, platform.clone())?), files)))
 }
 
 /// Reads the member from the disk, after making it if there is none.

@@ -30,6 +30,8 @@ pub mod buggify;
 #[cfg(madsim)]
 pub mod crash_matrix;
 #[cfg(madsim)]
+pub mod crypto;
+#[cfg(madsim)]
 pub mod disk;
 #[cfg(madsim)]
 pub mod hunt;

@@ -757,7 +757,7 @@ impl Strike {
     /// Adds a member in an empty slot, starts it, and waits until it is a voter and has caught up.
     async fn join(&mut self, i: usize, others: &[String]) {
         let name = self.world().slots[i].name.clone();
-        let url = format!("http://{name}:2380");
+        let url = self.world().peer_url(&name);
         // Until it serves it may refuse to start: whom it asks may be down, or not know of it yet.
         lock(&self.nemesis.removed).insert(i);
         // One member that adds a voter can tell nobody, not even whether it did so, until that one runs.
@@ -776,7 +776,7 @@ impl Strike {
             .iter()
             .filter_map(|m| {
                 let url = m.peer_urls.first()?;
-                let host = url.trim_start_matches("http://").split(':').next()?;
+                let host = url.split_once("://")?.1.split(':').next()?;
                 Some(format!("{host}={url}"))
             })
             .collect();

@@ -48,6 +48,9 @@ pub struct Plan {
     pub load: Load,
     /// Of a million of the code's rare ways, how many are active: see [`crate::buggify`].
     pub buggify: u32,
+    /// Whether everybody speaks TLS with everybody: in one of sixteen runs, since handshakes cost the processor
+    /// more than all the rest of a run.
+    pub mtls: bool,
     /// What of the faults is left out; nothing, unless somebody makes a failing seed small.
     pub mask: Mask,
 }
@@ -370,6 +373,7 @@ impl Plan {
             fault_length: range(rng, 100, if brutal { 8_000 } else { 3_000 }),
             load: Load::draw(rng, brutal),
             buggify,
+            mtls: Rng::new(seed, "tls").below(16) == 0,
             mask: Mask::default(),
         }
     }
@@ -488,6 +492,9 @@ impl fmt::Display for Plan {
         write!(f, "  faults every {pause:?} ms for {length:?} ms{alone}: ")?;
         list(f, &self.faults)?;
         write!(f, "; {} of a million rare ways", self.buggify)?;
+        if self.mtls {
+            write!(f, "; mTLS")?;
+        }
         if self.mask != Mask::default() {
             write!(f, "; of those only {:?}", self.mask)?;
         }

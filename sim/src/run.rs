@@ -88,6 +88,8 @@ pub struct Report {
     pub judged: checker::verdict::Stats,
     /// How rough the run was.
     pub temper: Option<Temper>,
+    /// Whether members and clients spoke TLS.
+    pub mtls: bool,
 }
 
 /// A run that did not hold.
@@ -171,6 +173,7 @@ where
     let _guard = logs.install();
     let base = Base { patience: options.patience, ..Base::default() };
     let (text, seed) = (plan.to_string(), plan.seed);
+    crate::crypto::begin(seed);
     crate::buggify::begin(seed, if plan.mask.no_buggify { 0 } else { plan.buggify });
     let (inner, inner_logs) = (base.clone(), logs.clone());
     let caught = catch_unwind(AssertUnwindSafe(|| {
@@ -278,6 +281,7 @@ pub(crate) fn figures(world: &World) -> Report {
     Report {
         seed: world.plan.seed,
         temper: Some(world.plan.temper),
+        mtls: world.plan.mtls,
         hash: world.trace.sum(),
         simulated: world.time.elapsed(),
         network: world.network.counters(),

@@ -129,6 +129,10 @@ impl Runtime for SimRuntime {
         Instant(scale(self.time.elapsed(), self.rate, RIGHT_RATE))
     }
 
+    fn cryptography(&self) -> rustls::crypto::CryptoProvider {
+        crate::crypto::provider()
+    }
+
     fn wall(&self) -> Duration {
         let clock = lock(&self.machine).clock;
         let elapsed = clock.frozen_at.unwrap_or_else(|| self.time.elapsed());

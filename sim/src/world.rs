@@ -24,15 +24,16 @@ use mainstay::config;
 use mainstay::server::StopReason;
 use tokio::sync::oneshot;
 
+use crate::crypto::Files;
 use crate::disk::{HostDisk, Persistence};
 use crate::logs::Logs;
 use crate::network::{Host, Network};
-use crate::plan::{Plan, Tuning};
+use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::runtime::{Machine, SimRuntime, Tasks};
 use crate::time::{sleep, within};
 use crate::trace::{Trace, lock};
-use crate::workload::endpoint::Endpoint;
+use crate::workload::endpoint::{CLIENT_PORT, Endpoint};
 use crate::workload::insider::insider;
 
 /// How a process ended by itself.
@@ -110,6 +111,8 @@ pub struct World {
     pub logs: Logs,
     handle: Handle,
     clients_disk: Arc<HostDisk>,
+    /// The certificates, if there is TLS.
+    tls: Option<Files>,
     clients: Mutex<BTreeMap<String, Host>>,
     /// The clients' tasks, and those in the background.
     tasks: Tasks,
@@ -129,8 +132,11 @@ impl World {
             Network::new(plan.network.clone(), Rng::new(plan.seed, "network"), trace.clone());
         let dir = crate::temporary_dir();
         let handle = Handle::current();
-        let urls: Vec<String> =
-            (1..=plan.members).map(|i| format!("m{i}=http://m{i}:{PEER_PORT}")).collect();
+        let names = (1..=plan.members + spares).map(|i| format!("m{i}")).collect();
+        let tls = plan.mtls.then(|| Files::make(dir.path(), names));
+        let urls: Vec<String> = (1..=plan.members)
+            .map(|i| format!("m{i}={}", peer_url(&plan, &format!("m{i}"))))
+            .collect();
         let mut slots = Vec::new();
         for i in 1..=plan.members + spares {
             let name = format!("m{i}");
@@ -182,6 +188,7 @@ impl World {
             logs,
             handle,
             clients_disk,
+            tls,
             clients: Mutex::default(),
             tasks: Tasks::default(),
             _dir: dir,
@@ -197,7 +204,12 @@ impl World {
         let rng = Rng::new(self.plan.seed, &format!("client {name}"));
         let port = self.network.boot(host);
         let runtime = SimRuntime::new(port, self.clients_disk.boot(), Arc::default(), rng);
-        Endpoint::new(runtime.noting(self.tasks.clone()))
+        Endpoint::new(runtime.noting(self.tasks.clone()), self.tls.as_ref().map(Files::client))
+    }
+
+    /// Returns the URL that a member is reached at by others.
+    pub fn peer_url(&self, name: &str) -> String {
+        peer_url(&self.plan, name)
     }
 
     /// Runs something beside the run, at the longest until its end.
@@ -377,7 +389,7 @@ impl World {
         let disk = slot.disk.boot();
         let rng = Rng::new(self.plan.seed, &format!("process {} {starts}", slot.name));
         let runtime = SimRuntime::new(port, disk.clone(), slot.machine.clone(), rng);
-        let args = command_line(&self.plan.tuning, slot, &initial_cluster, initial_state);
+        let args = self.command_line(slot, &initial_cluster, initial_state);
         let parsed = config::parse(&args, &BTreeMap::new());
         let mut config = parsed.unwrap_or_else(|exit| panic!("the plan's flags: {exit:?}")).config;
         config.log_segment_bytes = Some(self.plan.tuning.segment);
@@ -422,6 +434,46 @@ impl World {
         state.phase = Phase::Down;
         state.stop = None;
         state.crash_model = None;
+    }
+
+    /// The command line of a member, as a person would write it.
+    fn command_line(&self, slot: &Slot, initial_cluster: &str, state: &str) -> Vec<String> {
+        let (name, tuning) = (&slot.name, &self.plan.tuning);
+        let client = format!("{}://{name}:{CLIENT_PORT}", scheme(&self.plan));
+        let peer = self.peer_url(name);
+        let data_dir = slot.disk.root().join("data").display().to_string();
+        let flags = [
+            ("name", name.clone()),
+            ("data-dir", data_dir),
+            ("listen-client-urls", client.replace(name, "0.0.0.0")),
+            ("advertise-client-urls", client),
+            ("listen-peer-urls", peer.replace(name, "0.0.0.0")),
+            ("initial-advertise-peer-urls", peer),
+            ("initial-cluster", initial_cluster.to_owned()),
+            ("initial-cluster-state", state.to_owned()),
+            ("initial-cluster-token", "sim".to_owned()),
+            ("heartbeat-interval", tuning.heartbeat.to_string()),
+            ("election-timeout", tuning.election.to_string()),
+            ("snapshot-count", tuning.snapshot_count.to_string()),
+            ("snapshot-catchup-entries", tuning.catchup.to_string()),
+            ("backend-batch-interval", format!("{}ms", tuning.batch_interval)),
+            ("compaction-batch-limit", tuning.scrub_rows.to_string()),
+            ("compaction-sleep-interval", format!("{}ms", tuning.scrub_pause)),
+            ("watch-progress-notify-interval", format!("{}ms", tuning.progress_interval)),
+            ("pre-vote", tuning.pre_vote.to_string()),
+            ("strict-reconfig-check", "true".to_owned()),
+        ];
+        let mut args = vec!["mainstay".to_owned()];
+        args.extend(flags.map(|(flag, value)| format!("--{flag}={value}")));
+        if let Some(files) = &self.tls {
+            for side in ["", "peer-"] {
+                args.push(format!("--{side}cert-file={}", files.certificate.display()));
+                args.push(format!("--{side}key-file={}", files.key.display()));
+                args.push(format!("--{side}trusted-ca-file={}", files.authority.display()));
+                args.push(format!("--{side}client-cert-auth"));
+            }
+        }
+        args
     }
 
     /// Ends everything.
@@ -496,36 +548,13 @@ async fn serve(
     }
 }
 
-/// The command line of a member, as a person would write it.
-fn command_line(tuning: &Tuning, slot: &Slot, initial_cluster: &str, state: &str) -> Vec<String> {
-    let name = &slot.name;
-    let client = format!("http://{name}:{}", crate::workload::endpoint::CLIENT_PORT);
-    let peer = format!("http://{name}:{PEER_PORT}");
-    let data_dir = slot.disk.root().join("data").display().to_string();
-    let flags = [
-        ("name", name.clone()),
-        ("data-dir", data_dir),
-        ("listen-client-urls", client.replace(name, "0.0.0.0")),
-        ("advertise-client-urls", client),
-        ("listen-peer-urls", peer.replace(name, "0.0.0.0")),
-        ("initial-advertise-peer-urls", peer),
-        ("initial-cluster", initial_cluster.to_owned()),
-        ("initial-cluster-state", state.to_owned()),
-        ("initial-cluster-token", "sim".to_owned()),
-        ("heartbeat-interval", tuning.heartbeat.to_string()),
-        ("election-timeout", tuning.election.to_string()),
-        ("snapshot-count", tuning.snapshot_count.to_string()),
-        ("snapshot-catchup-entries", tuning.catchup.to_string()),
-        ("backend-batch-interval", format!("{}ms", tuning.batch_interval)),
-        ("compaction-batch-limit", tuning.scrub_rows.to_string()),
-        ("compaction-sleep-interval", format!("{}ms", tuning.scrub_pause)),
-        ("watch-progress-notify-interval", format!("{}ms", tuning.progress_interval)),
-        ("pre-vote", tuning.pre_vote.to_string()),
-        ("strict-reconfig-check", "true".to_owned()),
-    ];
-    let mut args = vec!["mainstay".to_owned()];
-    args.extend(flags.map(|(flag, value)| format!("--{flag}={value}")));
-    args
+/// The URL that a member is reached at by others.
+fn peer_url(plan: &Plan, name: &str) -> String {
+    format!("{}://{name}:{PEER_PORT}", scheme(plan))
+}
+
+fn scheme(plan: &Plan) -> &'static str {
+    if plan.mtls { "https" } else { "http" }
 }
 
 fn machine_of(plan: &Plan, i: usize) -> Machine {

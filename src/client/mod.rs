@@ -31,7 +31,7 @@ pub use self::endpoint::{BadEndpoint, Endpoint};
 pub use self::error::Error;
 pub use self::lease::KeepAlive;
 pub use self::watch::{WatchSpec, Watcher};
-use crate::net::tls::{ClientTls, ClientTlsOptions, TlsError, WallClock};
+use crate::net::tls::{ClientTls, ClientTlsOptions, Platform, TlsError};
 use crate::net::{Change, Channel, ChannelOptions, Http2};
 use crate::runtime::{Instant, Runtime, timeout};
 
@@ -140,7 +140,7 @@ impl<R: Runtime> Client<R> {
         }
         let speaks_tls = |it: &Endpoint| it.tls.unwrap_or(options.tls_by_default);
         let tls = if endpoints.iter().any(speaks_tls) {
-            Some(Arc::new(ClientTls::load(options.tls.clone(), WallClock::of(runtime))?))
+            Some(Arc::new(ClientTls::load(options.tls.clone(), Platform::of(runtime))?))
         } else {
             None
         };

@@ -21,7 +21,7 @@ use tower_service::Service;
 use super::frames::{DATA, END_HEADERS, END_STREAM, HEAD_LEN, HEADERS, Head, PREFACE};
 use super::grpc::{Grpc, Split};
 use super::shortcut::Shortcut;
-use super::tls::tests::{Ask, Authority, clock, version_1};
+use super::tls::tests::{Ask, Authority, platform, version_1};
 use super::tls::{ClientTls, ClientTlsOptions, ServerTls, ServerTlsOptions};
 use super::*;
 use crate::metrics::{CODES, Calls, Streams};
@@ -202,7 +202,7 @@ async fn plain(rt: &Tokio) -> Server {
 }
 
 async fn secure(rt: &Tokio, tls: ServerTlsOptions) -> Server {
-    let tls = Arc::new(ServerTls::load(tls, clock()).expect("tls"));
+    let tls = Arc::new(ServerTls::load(tls, platform()).expect("tls"));
     let options = Options::new(Endpoint::Peer, Security::Tls(tls));
     server(rt, &Address::tcp("127.0.0.1", 0), options).await
 }
@@ -212,7 +212,7 @@ fn channel(rt: &Tokio, to: &Address) -> Channel<Tokio> {
 }
 
 fn secure_channel(rt: &Tokio, to: &Address, tls: ClientTlsOptions) -> Channel<Tokio> {
-    let tls = ClientTls::load(tls, clock()).expect("tls");
+    let tls = ClientTls::load(tls, platform()).expect("tls");
     let options = ChannelOptions { tls: Some(Arc::new(tls)), ..ChannelOptions::new(to.clone()) };
     Channel::new(rt, options)
 }
@@ -545,7 +545,7 @@ async fn handshake(
         roots.add(der.expect("PEM")).expect("a root");
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_details(provider, Arc::new(clock()))
+    let mut config = rustls::ClientConfig::builder_with_details(provider, Arc::new(platform()))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_root_certificates(roots)
@@ -598,7 +598,7 @@ fn a_tls_port_closes_on_plain_text_unless_it_takes_either() {
         let ca = Authority::new("ca");
         let server = secure(&rt, ca.server()).await;
         assert_eq!(raw(&rt, server.serving.address(), GET_HELLO).await, "");
-        let tls = Arc::new(ServerTls::load(ca.server(), clock()).expect("tls"));
+        let tls = Arc::new(ServerTls::load(ca.server(), platform()).expect("tls"));
         let options = Options::new(Endpoint::Client, Security::Either(tls));
         let either = super::tests::server(&rt, &Address::tcp("127.0.0.1", 0), options).await;
         let to = either.serving.address();

@@ -37,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::tokio::io::{AsyncRead, AsyncWrite};
+use rustls::crypto::CryptoProvider;
 
 pub mod buggify;
 #[cfg(feature = "real")]
@@ -91,6 +92,11 @@ pub trait Runtime: Clone + Send + Sync + 'static {
             io::Error::new(io::ErrorKind::Unsupported, "this runtime resolves no host names")
         });
         std::future::ready(literal)
+    }
+
+    /// Returns the cryptography that TLS is done with; in simulation one whose randomness is the seed's.
+    fn cryptography(&self) -> CryptoProvider {
+        rustls::crypto::ring::default_provider()
     }
 
     /// Returns the handle to the disk.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use sim::plan::{Fault, Temper};
+use sim::plan::{Fault, Plan, Temper};
 use sim::run::{self, Report};
 use sim::storm;
 
@@ -32,6 +32,9 @@ pub struct Swarm {
     /// Go on after a failed seed.
     #[arg(long)]
     keep_going: bool,
+    /// Pass over the whole-server seeds whose members do not speak TLS: of sixteen, that is fifteen.
+    #[arg(long)]
+    mtls: bool,
 }
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -43,6 +46,9 @@ extern "C" fn on_interrupt(_: libc::c_int) {
 #[derive(Default)]
 struct Sums {
     seeds: u64,
+    /// Those of them whose members speak TLS.
+    mtls: u64,
+    passed_over: u64,
     storm_seeds: u64,
     simulated: Duration,
     storm_simulated: Duration,
@@ -79,6 +85,7 @@ struct Work {
 impl Sums {
     fn take(&mut self, report: &Report) {
         self.seeds += 1;
+        self.mtls += u64::from(report.mtls);
         self.simulated += report.simulated;
         self.operations += report.score.sent;
         self.packets += report.network.packets;
@@ -118,6 +125,7 @@ struct Campaign {
     began: Instant,
     stop: AtomicBool,
     keep_going: bool,
+    mtls_only: bool,
     from: u64,
 }
 
@@ -130,6 +138,7 @@ impl Campaign {
             began: wall_now(),
             stop: AtomicBool::new(false),
             keep_going,
+            mtls_only: false,
             from,
         }
     }
@@ -139,6 +148,10 @@ impl Campaign {
     }
 
     fn whole_server(&self, seed: u64) {
+        if self.mtls_only && !Plan::draw(seed).mtls {
+            self.sums.lock().expect("nobody panics while counting").passed_over += 1;
+            return;
+        }
         let result = run::run(seed, &run::Options::default());
         let mut sums = self.sums.lock().expect("nobody panics while counting");
         match result {
@@ -173,10 +186,11 @@ impl Campaign {
         let seconds = self.began.elapsed().as_secs_f64().max(0.001);
         let hours = |d: Duration| d.as_secs_f64() / 3600.0;
         let mut text = format!(
-            "{:.0} s: {} whole-server seeds ({:.1}/s, {:.1} simulated hours, {:.2} h a minute), \
+            "{:.0} s: {} whole-server seeds ({} over mTLS, {:.1}/s, {:.1} simulated hours, {:.2} h a minute), \
              {} storm seeds ({:.1} h), {} operations, {} packets",
             seconds,
             sums.seeds,
+            sums.mtls,
             sums.seeds as f64 / seconds,
             hours(sums.simulated),
             hours(sums.simulated) / seconds * 60.0,
@@ -185,7 +199,7 @@ impl Campaign {
             sums.operations,
             sums.packets,
         );
-        let done = sums.seeds + sums.storm_seeds;
+        let done = sums.seeds + sums.passed_over + sums.storm_seeds;
         if let Some(total) = total.filter(|total| done > 0 && done < *total) {
             let left = seconds / done as f64 * (total - done) as f64;
             text.push_str(&format!(", about {left:.0} s to go"));
@@ -212,7 +226,8 @@ fn default_from() -> u64 {
 /// Runs a campaign and says whether everything held.
 pub fn run(args: &Swarm) -> bool {
     let from = args.from.unwrap_or_else(default_from);
-    let campaign = Campaign::new(from, args.keep_going);
+    let mut campaign = Campaign::new(from, args.keep_going);
+    campaign.mtls_only = args.mtls;
     let (seeds, storm_seeds) = match (args.seeds, args.storm_seeds) {
         (None, None) if args.seconds.is_some() => (u64::MAX, u64::MAX),
         (None, None) => (100, 1_000),
@@ -278,7 +293,7 @@ fn supervise(
 fn over(campaign: &Campaign, seeds: u64, storm_seeds: u64, limit: Option<Duration>) -> bool {
     let sums = campaign.sums.lock().expect("nobody panics while counting");
     limit.is_some_and(|limit| campaign.began.elapsed() >= limit)
-        || (sums.seeds >= seeds && sums.storm_seeds >= storm_seeds)
+        || (sums.seeds + sums.passed_over >= seeds && sums.storm_seeds >= storm_seeds)
 }
 
 fn work(campaign: &Campaign, seeds: u64, storm_seeds: u64, limit: Option<Duration>) {
@@ -339,8 +354,9 @@ fn print_sites(sums: &Sums) -> bool {
 
 fn campaign_end(campaign: &Campaign, sums: &Sums) -> String {
     format!(
-        "{} seeds, {} with open questions, {} failed; {:.1} simulated minutes in {:.0} s",
+        "{} seeds, {} over mTLS, {} with open questions, {} failed; {:.1} simulated minutes in {:.0} s",
         sums.seeds,
+        sums.mtls,
         sums.undecided,
         sums.failed.len(),
         sums.simulated.as_secs_f64() / 60.0,

@@ -100,6 +100,7 @@ fn calm(members: u32, seed: u64) -> Plan {
             ttl: (1, 1),
         },
         buggify: 0,
+        mtls: false,
         mask: Mask::default(),
     }
 }

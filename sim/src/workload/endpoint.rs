@@ -1,8 +1,10 @@
 //! A client machine's way to the members: one channel each, and the generated clients on it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay::net::tls::{ClientTls, ClientTlsOptions, Platform};
 use mainstay::net::{Channel, ChannelOptions};
 use mainstay::proto::etcdserverpb as pb;
 use mainstay::runtime::Address;
@@ -60,6 +62,7 @@ pub enum Answer {
 #[derive(Clone)]
 pub struct Endpoint {
     runtime: SimRuntime,
+    tls: Option<Arc<ClientTls>>,
     channels: BTreeMap<String, Channel<SimRuntime>>,
 }
 
@@ -67,8 +70,13 @@ const MESSAGE_MAX: usize = 64 << 20;
 
 impl Endpoint {
     /// Makes a client that knows no member yet.
-    pub fn new(runtime: SimRuntime) -> Self {
-        Self { runtime, channels: BTreeMap::new() }
+    pub fn new(runtime: SimRuntime, tls: Option<ClientTlsOptions>) -> Self {
+        let load = |options| {
+            ClientTls::load(options, Platform::of(&runtime))
+                .expect("the run's certificates are good")
+        };
+        let tls = tls.map(load).map(Arc::new);
+        Self { runtime, tls, channels: BTreeMap::new() }
     }
 
     fn channel(&mut self, member: &str) -> Channel<SimRuntime> {
@@ -78,6 +86,7 @@ impl Endpoint {
         let mut options = ChannelOptions::new(Address::tcp(member, CLIENT_PORT));
         options.http2.keepalive_interval = Duration::from_secs(10);
         options.http2.keepalive_timeout = Duration::from_secs(5);
+        options.tls.clone_from(&self.tls);
         let channel = Channel::new(&self.runtime, options);
         self.channels.insert(member.to_owned(), channel.clone());
         channel

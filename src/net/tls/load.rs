@@ -103,8 +103,7 @@ pub(super) fn certificates(
     Ok(found)
 }
 
-// NB: these files are a person's and not a node's: they are read around the simulated disk, and
-// simulated nodes speak no TLS.
+// NB: these files are a person's and not a node's: they are read around the simulated disk.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|error| TlsError::Read { path: path.into(), error })
 }

@@ -76,29 +76,34 @@ impl From<TlsError> for io::Error {
     }
 }
 
-/// Reads the wall clock; certificates are valid from one moment to another.
+/// What TLS takes from the machine: its cryptography, and the wall clock, since certificates are valid from one
+/// moment to another.
 #[derive(Clone)]
-pub struct WallClock(Arc<dyn Fn() -> Duration + Send + Sync>);
+pub struct Platform {
+    wall: Arc<dyn Fn() -> Duration + Send + Sync>,
+    cryptography: Arc<CryptoProvider>,
+}
 
-impl WallClock {
-    /// Takes the wall clock of a runtime.
+impl Platform {
+    /// Takes those of a runtime.
     pub fn of<R: Runtime>(runtime: &R) -> Self {
+        let cryptography = Arc::new(runtime.cryptography());
         let runtime = runtime.clone();
-        Self(Arc::new(move || runtime.wall()))
+        Self { wall: Arc::new(move || runtime.wall()), cryptography }
     }
 
     fn unix_time(&self) -> UnixTime {
-        UnixTime::since_unix_epoch((self.0)())
+        UnixTime::since_unix_epoch((self.wall)())
     }
 }
 
-impl fmt::Debug for WallClock {
+impl fmt::Debug for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WallClock")
+        f.write_str("Platform")
     }
 }
 
-impl TimeProvider for WallClock {
+impl TimeProvider for Platform {
     fn current_time(&self) -> Option<UnixTime> {
         Some(self.unix_time())
     }
@@ -157,7 +162,7 @@ impl ServerTlsOptions {
 /// A listener's TLS, its files checked once.
 pub struct ServerTls {
     options: ServerTlsOptions,
-    clock: WallClock,
+    platform: Platform,
     provider: Arc<CryptoProvider>,
     roots: Option<Arc<Roots>>,
     current: Mutex<ServerConfigs>,
@@ -179,22 +184,22 @@ impl ServerTls {
     ///
     /// # Errors
     /// When a file is missing or holds something else, or key and certificate do not match.
-    pub fn load(options: ServerTlsOptions, clock: WallClock) -> Result<Self, TlsError> {
+    pub fn load(options: ServerTlsOptions, platform: Platform) -> Result<Self, TlsError> {
         if !options.allowed_cns.is_empty() && !options.allowed_hostnames.is_empty() {
             return Err(TlsError::Options(format!(
                 "AllowedCNs and AllowedHostnames are mutually exclusive (cns={:?}, hostnames={:?})",
                 options.allowed_cns, options.allowed_hostnames
             )));
         }
-        let provider = Arc::new(provider(&options.protocol)?);
+        let provider = Arc::new(provider(&platform.cryptography, &options.protocol)?);
         let roots = match &options.trusted_ca_file {
             Some(path) => Some(Arc::new(Roots::load(path)?)),
             None if options.client_cert_auth => Some(Arc::new(Roots::of_the_system()?)),
             None => None,
         };
         let pair = Pair::read(&options.cert_file, &options.key_file)?;
-        let current = server_configs(&options, &clock, &provider, roots.as_ref(), pair)?;
-        Ok(Self { options, clock, provider, roots, current: Mutex::new(current) })
+        let current = server_configs(&options, &platform, &provider, roots.as_ref(), pair)?;
+        Ok(Self { options, platform, provider, roots, current: Mutex::new(current) })
     }
 
     /// Does the handshake.
@@ -240,7 +245,7 @@ impl ServerTls {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.pair != pair {
             let roots = self.roots.as_ref();
-            *current = server_configs(&self.options, &self.clock, &self.provider, roots, pair)?;
+            *current = server_configs(&self.options, &self.platform, &self.provider, roots, pair)?;
             tracing::info!(file = %self.options.cert_file.display(), "certificate was replaced");
         }
         Ok(current.clone())
@@ -288,14 +293,13 @@ fn refused(words: impl Into<String>) -> io::Error {
 
 fn server_configs(
     options: &ServerTlsOptions,
-    clock: &WallClock,
+    platform: &Platform,
     provider: &Arc<CryptoProvider>,
     roots: Option<&Arc<Roots>>,
     pair: Pair,
 ) -> Result<ServerConfigs, TlsError> {
     let key = pair.certified(provider, &options.cert_file, &options.key_file)?;
-    let clock = Arc::new(clock.clone());
-    let builder = ServerConfig::builder_with_details(provider.clone(), clock)
+    let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(platform.clone()))
         .with_protocol_versions(&versions(&options.protocol))
         .map_err(|error| TlsError::Options(error.to_string()))?;
     let builder = match roots {
@@ -329,7 +333,7 @@ pub struct ClientTlsOptions {
 #[derive(Debug)]
 pub struct ClientTls {
     options: ClientTlsOptions,
-    clock: WallClock,
+    platform: Platform,
     provider: Arc<CryptoProvider>,
     roots: Option<Arc<Roots>>,
     current: Mutex<(Option<Pair>, Arc<ClientConfig>)>,
@@ -340,16 +344,16 @@ impl ClientTls {
     ///
     /// # Errors
     /// When a file is missing or holds something else, or key and certificate do not match.
-    pub fn load(options: ClientTlsOptions, clock: WallClock) -> Result<Self, TlsError> {
-        let provider = Arc::new(provider(&options.protocol)?);
+    pub fn load(options: ClientTlsOptions, platform: Platform) -> Result<Self, TlsError> {
+        let provider = Arc::new(provider(&platform.cryptography, &options.protocol)?);
         let roots = match &options.trusted_ca_file {
             _ if options.insecure_skip_verify => None,
             Some(path) => Some(Arc::new(Roots::load(path)?)),
             None => Some(Arc::new(Roots::of_the_system()?)),
         };
         let pair = read_own_pair(&options)?;
-        let config = client_config(&options, &clock, &provider, roots.as_ref(), pair.as_ref())?;
-        Ok(Self { options, clock, provider, roots, current: Mutex::new((pair, config)) })
+        let config = client_config(&options, &platform, &provider, roots.as_ref(), pair.as_ref())?;
+        Ok(Self { options, platform, provider, roots, current: Mutex::new((pair, config)) })
     }
 
     /// Does the handshake with a server that was reached as `host`.
@@ -380,7 +384,7 @@ impl ClientTls {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.0 != pair {
             let (roots, own) = (self.roots.as_ref(), pair.as_ref());
-            let config = client_config(&self.options, &self.clock, &self.provider, roots, own)?;
+            let config = client_config(&self.options, &self.platform, &self.provider, roots, own)?;
             *current = (pair, config);
         }
         Ok(current.1.clone())
@@ -393,7 +397,7 @@ fn read_own_pair(options: &ClientTlsOptions) -> Result<Option<Pair>, TlsError> {
 
 fn client_config(
     options: &ClientTlsOptions,
-    clock: &WallClock,
+    platform: &Platform,
     provider: &Arc<CryptoProvider>,
     roots: Option<&Arc<Roots>>,
     pair: Option<&Pair>,
@@ -402,7 +406,7 @@ fn client_config(
         Some(roots) => verify::servers(roots.clone(), provider)?,
         None => verify::anybody(provider),
     };
-    let builder = ClientConfig::builder_with_details(provider.clone(), Arc::new(clock.clone()))
+    let builder = ClientConfig::builder_with_details(provider.clone(), Arc::new(platform.clone()))
         .with_protocol_versions(&versions(&options.protocol))
         .map_err(|error| TlsError::Options(error.to_string()))?
         .dangerous()
@@ -427,9 +431,9 @@ fn versions(protocol: &Protocol) -> Vec<&'static SupportedProtocolVersion> {
         .collect()
 }
 
-/// Returns ring with the suites asked for.
-fn provider(protocol: &Protocol) -> Result<CryptoProvider, TlsError> {
-    let mut provider = rustls::crypto::ring::default_provider();
+/// Returns the cryptography with the suites asked for.
+fn provider(all: &CryptoProvider, protocol: &Protocol) -> Result<CryptoProvider, TlsError> {
+    let mut provider = all.clone();
     if protocol.cipher_suites.is_empty() {
         return Ok(provider);
     }

@@ -13,9 +13,12 @@ use tempfile::TempDir;
 use super::chain::{self, NoChain, Usage};
 use super::*;
 
-/// A clock that stands at the first of January 2030.
-pub(crate) fn clock() -> WallClock {
-    WallClock(Arc::new(|| Duration::from_secs(1_893_456_000)))
+/// A machine whose clock stands at the first of January 2030.
+pub(crate) fn platform() -> Platform {
+    Platform {
+        wall: Arc::new(|| Duration::from_secs(1_893_456_000)),
+        cryptography: Arc::new(rustls::crypto::ring::default_provider()),
+    }
 }
 
 /// A certificate authority and the directory where its certificates go.
@@ -113,7 +116,7 @@ fn der(path: &Path) -> CertificateDer<'static> {
 }
 
 fn verify(leaf: &Path, between: &[&Path], root: &Path, usage: Usage) -> Result<(), NoChain> {
-    let now = clock().unix_time();
+    let now = platform().unix_time();
     verify_at(leaf, between, root, usage, now)
 }
 
@@ -193,7 +196,7 @@ fn a_changed_certificate_is_not_signed_any_more() {
     let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
     let good = der(&leaf).as_ref().to_vec();
     let roots = [der(&root.ca_file())];
-    let now = clock().unix_time();
+    let now = platform().unix_time();
     for i in 0..good.len() {
         let mut bad = good.clone();
         bad[i] ^= 1;
@@ -209,7 +212,7 @@ fn errors_name_the_file_and_what_is_wrong_with_it() {
     let fails = |change: &dyn Fn(&mut ServerTlsOptions)| {
         let mut options = ca.server();
         change(&mut options);
-        ServerTls::load(options, clock()).err().expect("an error").to_string()
+        ServerTls::load(options, platform()).err().expect("an error").to_string()
     };
     let missing = fails(&|o| o.cert_file = "/nowhere/cert.pem".into());
     assert_eq!(missing, "open /nowhere/cert.pem: No such file or directory (os error 2)");
@@ -235,7 +238,8 @@ fn cipher_suites_are_chosen_by_their_names_and_unsafe_ones_are_left_out() {
         let cipher_suites = names.iter().map(|&name| name.to_owned()).collect();
         let protocol =
             Protocol { cipher_suites, version_max: Some(Version::Tls12), ..Protocol::default() };
-        let suites = provider(&protocol).map(|provider| provider.cipher_suites);
+        let suites =
+            provider(&platform().cryptography, &protocol).map(|provider| provider.cipher_suites);
         suites.map(|suites| suites.iter().map(|suite| format!("{:?}", suite.suite())).collect())
     };
     let chosen: Vec<String> =
@@ -255,7 +259,7 @@ fn generated_certificates_are_kept_and_load() {
     let dir = tempfile::tempdir().expect("dir");
     let fixtures = dir.path().join("fixtures/client");
     let hosts = ["127.0.0.1".to_owned(), "node.example".to_owned()];
-    let wall = (clock().0)();
+    let wall = (platform().wall)();
     generate(&fixtures, &hosts, 0, wall).expect_err("no validity");
     let files = generate(&fixtures, &hosts, 1, wall).expect("generated");
     let first = std::fs::read(&files.cert_file).expect("read");
@@ -270,5 +274,5 @@ fn generated_certificates_are_kept_and_load() {
     assert_eq!(identity.dns_names(), ["node.example"]);
     let Generated { cert_file, key_file } = files;
     let options = ServerTlsOptions { cert_file, key_file, ..ServerTlsOptions::default() };
-    ServerTls::load(options, clock()).expect("usable");
+    ServerTls::load(options, platform()).expect("usable");
 }
