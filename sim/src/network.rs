@@ -84,7 +84,9 @@ pub struct Counters {
     pub connected: u64,
     /// Those of them on which HTTP/2 was spoken.
     pub http2: u64,
-    /// Those on which anything else was.
+    /// Those on which a TLS handshake was begun.
+    pub tls: u64,
+    /// Those on which anything else was spoken.
     pub foreign: u64,
     /// Connections refused.
     pub refused: u64,
@@ -697,6 +699,9 @@ impl AsyncRead for SimStream {
 
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
+/// How a record of a TLS handshake begins (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
 impl AsyncWrite for SimStream {
     fn poll_write(
         self: Pin<&mut Self>,
@@ -724,9 +729,11 @@ impl AsyncWrite for SimStream {
         if first && self.side == 0 {
             // As far as it goes: a first write may be a few bytes.
             let begins = HTTP2_PREFACE.len().min(n);
-            let spoken = data[..begins] == HTTP2_PREFACE[..begins];
-            state.counters.http2 += u64::from(spoken);
-            state.counters.foreign += u64::from(!spoken);
+            match data.first() {
+                _ if data[..begins] == HTTP2_PREFACE[..begins] => state.counters.http2 += 1,
+                Some(&TLS_HANDSHAKE) => state.counters.tls += 1,
+                _ => state.counters.foreign += 1,
+            }
         }
         state.send(self.id, self.side, What::Data(Bytes::copy_from_slice(&data[..n])));
         Poll::Ready(Ok(n))

@@ -54,7 +54,7 @@ fn run_all(seeds: &[u64]) -> Vec<Report> {
     reports.into_inner().unwrap().into_values().collect()
 }
 
-/// The run went through the production path: LMDB, its syncs, HTTP/2.
+/// The run went through the production path: LMDB, its syncs, HTTP/2, and TLS below it in some.
 fn ran_on_the_real_thing(report: &Report) {
     let Report { seed, disk, network, .. } = report;
     assert!(
@@ -62,7 +62,12 @@ fn ran_on_the_real_thing(report: &Report) {
         "seed {seed}: LMDB was not reached: {disk:?}"
     );
     assert!(disk.syncs > disk.engine_syncs, "seed {seed}: the log was not synced: {disk:?}");
-    assert!(network.http2 > 0 && network.foreign == 0, "seed {seed}: not HTTP/2: {network:?}");
+    let (spoken, other) =
+        if report.mtls { (network.tls, network.http2) } else { (network.http2, network.tls) };
+    assert!(
+        spoken > 0 && other + network.foreign == 0,
+        "seed {seed}: neither HTTP/2 nor TLS alone: {network:?}"
+    );
 }
 
 fn median(mut of: Vec<u64>) -> u64 {
@@ -89,6 +94,8 @@ fn the_fixed_seeds_and_the_corpus_hold() {
         reports.iter().flat_map(|report| report.fired.keys().copied()).collect();
     let missed: Vec<&Fault> = Fault::ALL.iter().filter(|fault| !fired.contains(fault)).collect();
     assert!(missed.is_empty(), "faults that took effect in no seed: {missed:?}");
+    let over_mtls = share(|report| report.mtls);
+    assert!(over_mtls * 32 > reports.len(), "{over_mtls} seeds speak mTLS, of {}", reports.len());
     for temper in [Temper::Calm, Temper::Fair, Temper::Brutal] {
         assert!(reports.iter().any(|report| report.temper == Some(temper)), "no seed is {temper}");
     }
@@ -103,8 +110,9 @@ fn the_fixed_seeds_and_the_corpus_hold() {
 #[test]
 fn a_seed_ends_with_the_same_events_each_time() {
     let options = Options::default();
-    for seed in [3, 40] {
-        let hash = || run::run(seed, &options).unwrap_or_else(|failure| panic!("{failure}")).hash;
-        assert_eq!(hash(), hash(), "seed {seed}");
+    for (seed, mtls) in [(3, false), (40, false), (22, true)] {
+        let report = || run::run(seed, &options).unwrap_or_else(|failure| panic!("{failure}"));
+        let (one, other) = (report(), report());
+        assert_eq!((one.hash, one.mtls), (other.hash, mtls), "seed {seed}");
     }
 }
