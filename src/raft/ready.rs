@@ -154,7 +154,7 @@ impl SnapshotRequest {
     }
 }
 
-/// A breach of the protocol by a peer.
+/// A breach of the protocol by a peer, or of a promise by this node's own disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// Two nodes lead in one term.
@@ -178,6 +178,18 @@ pub enum Violation {
     MalformedAppend {
         /// The sender.
         from: NodeId,
+    },
+    /// This node has acknowledged entries that it does not hold: its disk called a write done and lost it. In
+    /// etcd's words, whose member ends of it as well.
+    #[error(
+        "tocommit({}) is out of range [lastIndex({})]. Was the raft log corrupted, truncated, or lost?",
+        acknowledged.0, last.0
+    )]
+    LostEntries {
+        /// Up to where the leader has its word.
+        acknowledged: Index,
+        /// Its log's last entry.
+        last: Index,
     },
 }
 

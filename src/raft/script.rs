@@ -17,6 +17,7 @@
 //! | `hold 1`, `release 1`, `persist 1 2` | n1's disk waits; catches up; reports ticket 2 only |
 //! | `refuse 1`, `lag 1`, `apply 1` | n1's machine refuses changes; applies later; applies now |
 //! | `crash 1`, `restart 1` | loses what is not durable; starts from what is |
+//! | `forget 1 5` | n1's disk, while n1 is down, loses what it called durable from entry 5 on |
 //! | `lost 1 2`, `unreachable 1 2` | n1's connection to n2 broke; a message did not arrive |
 //! | `snapshot 1 2`, `sent 1 2 ok`, `install 2` | n2's driver has staged n1's state; n1 hears of it; it is installed |
 //! | `status 1`, `log 1` | shows the node |
@@ -390,6 +391,12 @@ impl Stage {
                 host.queue.clear();
                 host.delivered.clear();
                 host.installing = None;
+            }
+            ("forget", [node, index]) => {
+                let index = Index(number(index));
+                let host = self.host(id(node));
+                host.entries.retain(|entry| entry.index < index);
+                host.hard.commit = host.hard.commit.min(index.prev().expect("an entry's index"));
             }
             ("restart", [node]) => self.start(id(node)),
             ("lost", [node, peer]) => self.step(id(node), Input::PeerConnectionLost(id(peer))),

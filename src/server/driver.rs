@@ -442,7 +442,10 @@ impl<R: Runtime, T: Transport> Driver<R, T> {
             self.send_snapshot(request);
         }
         for violation in ready.violations {
-            error!(%violation, "a peer broke the protocol");
+            match violation {
+                raft::Violation::LostEntries { .. } => self.fail(&violation.to_string()),
+                _ => error!(%violation, "a peer broke the protocol"),
+            }
         }
     }
 

@@ -394,7 +394,8 @@ fn compare(key: &'static str, target: Target, result: Result, operand: Operand) 
 }
 
 /// Compares that make no sense, and what etcd makes of them: an operand of another kind counts as 0 or empty,
-/// an unknown target is equal to everything, an unknown relation always holds, and no value is missing.
+/// an unknown target is equal to everything, an unknown relation always holds, and a key that is not there has no
+/// value that a relation could hold for.
 fn odd_compares() -> Vec<(pb::Compare, bool)> {
     let unknown_target = |result| {
         let known = compare("k00", Target::Version, result, Operand::Version(3));

@@ -260,7 +260,12 @@ impl Node {
 
     pub(super) fn on_heartbeat(&mut self, from: NodeId, commit: Index, round: u64) {
         if self.installing.is_none() {
-            self.commit_to(commit.min(self.log.last().index));
+            let last = self.log.last().index;
+            // A leader tells each peer of no commit beyond what that one has acknowledged.
+            if commit > last {
+                self.out.violations.push(Violation::LostEntries { acknowledged: commit, last });
+            }
+            self.commit_to(commit.min(last));
         }
         self.say(from, Message::HeartbeatResponse { round });
     }
