@@ -91,7 +91,7 @@ pub enum StartError {
     )]
     Removed(u64),
     /// The member stopped before it could serve.
-    #[error("the member stopped before it could serve: {0:?}")]
+    #[error("the member stopped before it could serve: {0}")]
     Stopped(StopReason),
 }
 

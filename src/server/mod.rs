@@ -47,13 +47,16 @@ use crate::transport::PeerAddress;
 use crate::types::NodeId;
 
 /// Why a member is no longer running.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StopReason {
     /// It was asked to stop.
+    #[error("it was asked to stop")]
     Stopped,
     /// It was removed from the cluster.
+    #[error("it was removed from the cluster")]
     Removed,
     /// It cannot trust its disk any more; a restart re-reads the truth.
+    #[error("{0}")]
     Failed(String),
 }
 

@@ -6,6 +6,7 @@
 mod damaged_store;
 mod disk_loss;
 mod durability;
+mod forgotten_write;
 mod full_disk;
 mod leader_kill;
 mod learner;
@@ -51,6 +52,7 @@ pub const ALL: &[(&str, fn(&Options) -> Held)] = &[
     ("removed-leader-thrown-away", removed_leader::run),
     ("promoted-too-soon", learner::promoted_too_soon),
     ("damaged-store", damaged_store::run),
+    ("forgotten-write", forgotten_write::run),
     ("slow-snapshot", slow_snapshot::run),
 ];
 
