@@ -121,6 +121,17 @@ impl Admin {
         flat(within(self.patience, client.put(request)).await)
     }
 
+    /// Puts a key with the value that it has: refused if there is none, after it was looked whether puts are let in.
+    pub async fn put_again(&mut self, member: &str, key: &str) -> Outcome<pb::PutResponse> {
+        let request = pb::PutRequest {
+            key: bytes::Bytes::copy_from_slice(key.as_bytes()),
+            ignore_value: true,
+            ..pb::PutRequest::default()
+        };
+        let mut client = self.endpoint.kv(member);
+        flat(within(self.patience, client.put(request)).await)
+    }
+
     /// Deletes a key.
     pub async fn delete(&mut self, member: &str, key: &str) -> Outcome<pb::DeleteRangeResponse> {
         let request = pb::DeleteRangeRequest {
