@@ -36,7 +36,7 @@ use tower_service::Service;
 
 use super::cork::{Cork, cork};
 use super::glue::{Clock, Tasks};
-use super::options::Http2;
+use super::options::{Http2, WINDOW_MIN};
 use super::tls::ClientTls;
 use crate::runtime::{Address, Instant, Lane, Runtime, latest, timeout};
 
@@ -306,7 +306,7 @@ impl<R: Runtime> Shared<R> {
             .timer(self.clock.clone())
             .initial_stream_window_size(crate::buggify!(
                 "channel_small_streams",
-                1024,
+                WINDOW_MIN,
                 settings.stream_window
             ))
             .initial_connection_window_size(settings.connection_window)

@@ -20,7 +20,7 @@ use tower_service::Service;
 
 use super::cork::{Cork, cork};
 use super::glue::Tasks;
-use super::options::{Endpoint, Http2, Options, Protocols, Security};
+use super::options::{Endpoint, Http2, Options, Protocols, Security, WINDOW_MIN};
 use super::pings::Pings;
 use super::serve::{Phase, Shared, reached};
 use super::sniff::{Rewound, begins_http2, begins_tls};
@@ -127,7 +127,7 @@ fn http2_builder<R: Runtime>(shared: &Shared<R>) -> http2::Builder<Tasks<R>> {
     let mut builder = http2::Builder::new(Tasks(shared.runtime.clone()));
     builder
         .timer(shared.clock.clone())
-        .initial_stream_window_size(buggify!("connection_small_streams", 1024, stream_window))
+        .initial_stream_window_size(buggify!("connection_small_streams", WINDOW_MIN, stream_window))
         .initial_connection_window_size(connection_window)
         .max_frame_size(frame_max)
         .max_concurrent_streams((streams_max != u32::MAX).then_some(streams_max))

@@ -75,10 +75,16 @@ pub enum Protocols {
     Http2,
 }
 
+/// The window that a stream has until settings are known (RFC 9113, section 6.9.2).
+///
+/// NB: h2 0.4 must not be told a smaller one. When the other side takes it up, a stream's window falls below
+/// what was read already; that is given back only when more is read, and nothing more can come.
+pub(super) const WINDOW_MIN: u32 = 65_535;
+
 /// HTTP/2 as we speak it, on both sides of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Http2 {
-    /// Bytes a stream may receive before we acknowledge.
+    /// Bytes a stream may receive before we acknowledge; not less than [`WINDOW_MIN`].
     pub stream_window: u32,
     /// Bytes all streams of a connection may receive together.
     pub connection_window: u32,
