@@ -40,8 +40,8 @@ scenarios! {
     a_leader_that_removed_itself_answers_once_it_is_not_needed = "removed-leader-thrown-away",
     a_learner_is_not_in_sync_at_once = "promoted-too-soon",
     a_member_with_a_damaged_store_stops = "damaged-store",
-    a_follower_catches_up_by_a_snapshot_that_takes_long = "slow-snapshot",
     a_member_that_lost_what_it_acknowledged_says_so = "forgotten-write",
+    a_follower_catches_up_by_a_snapshot_that_takes_long = "slow-snapshot",
 }
 
 #[test]
