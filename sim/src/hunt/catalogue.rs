@@ -216,7 +216,7 @@ pub const MUTANTS: &[Mutant] = &[
         "M08",
         "a command that is passed on to the leader comes twice",
         &[Server],
-        &["gap", "order", "ground-truth"],
+        &["duplicate-apply", "gap", "order", "ground-truth"],
     ),
     waits("E21", "the auth store forgets its applied index", "waits for authentication"),
     waits("E32", "a lock outlives its session", "waits for locks"),
