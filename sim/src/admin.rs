@@ -117,8 +117,7 @@ impl Admin {
             value: bytes::Bytes::copy_from_slice(value.as_bytes()),
             ..pb::PutRequest::default()
         };
-        let mut client = self.endpoint.kv(member);
-        flat(within(self.patience, client.put(request)).await)
+        self.send_put(member, request).await
     }
 
     /// Puts a key with the value that it has: refused if there is none, after it was looked whether puts are let in.
@@ -128,6 +127,14 @@ impl Admin {
             ignore_value: true,
             ..pb::PutRequest::default()
         };
+        self.send_put(member, request).await
+    }
+
+    async fn send_put(
+        &mut self,
+        member: &str,
+        request: pb::PutRequest,
+    ) -> Outcome<pb::PutResponse> {
         let mut client = self.endpoint.kv(member);
         flat(within(self.patience, client.put(request)).await)
     }

@@ -30,6 +30,8 @@ struct Site {
     rng: Rng,
     /// Of a million passes, how many fire; 0 for a site that is not active.
     rate: u32,
+    /// The same for the first passes: what is seldom passed would otherwise hardly ever be taken.
+    early_rate: u32,
     passes: Passes,
 }
 
@@ -97,10 +99,8 @@ impl State {
         let at = self.find(name);
         let site = &mut self.sites[at];
         site.passes.reached += 1;
-        // What is seldom passed would otherwise hardly ever be taken.
-        let early = site.rate > 0 && site.passes.reached <= EARLY_PASSES;
-        let least = if COMMON.contains(&name) { COMMON_EARLY_RATE } else { EARLY_RATE };
-        let rate = if early { site.rate.max(least) } else { site.rate };
+        let early = site.passes.reached <= EARLY_PASSES;
+        let rate = if early { site.early_rate } else { site.rate };
         let fires = !self.quiet && site.rng.chance(rate);
         site.passes.fired += u64::from(fires);
         fires
@@ -116,10 +116,14 @@ impl State {
         let at = *self.by_name.entry(name).or_insert(new);
         if at == new {
             let mut rng = Rng::new(seed, name);
-            let least = if density > 0 && COMMON.contains(&name) { COMMON_DENSITY } else { 0 };
-            let density = density.max(least);
-            let rate = if rng.chance(density) { *rng.pick(&RATES) } else { 0 };
-            self.sites.push(Site { name, rng, rate, passes: Passes::default() });
+            let (least_density, least_rate) = match density {
+                1.. if COMMON.contains(&name) => (COMMON_DENSITY, COMMON_EARLY_RATE),
+                _ => (0, EARLY_RATE),
+            };
+            let active = rng.chance(density.max(least_density));
+            let rate = if active { *rng.pick(&RATES) } else { 0 };
+            let early_rate = if active { rate.max(least_rate) } else { 0 };
+            self.sites.push(Site { name, rng, rate, early_rate, passes: Passes::default() });
         }
         self.by_address.insert(address, at);
         at

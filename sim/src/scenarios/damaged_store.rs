@@ -39,14 +39,7 @@ async fn rot(scene: &mut Scene) -> Act {
     let refused = read.as_ref().is_err_and(|text| text.contains("etcdserver: corrupt cluster"));
     must(refused, format!("a rotten value is to be refused, but: {read:?}"))?;
 
-    let mut phase = scene.world.phase(i);
-    for _ in 0..100 {
-        if matches!(phase, Phase::Ended(_)) {
-            break;
-        }
-        sleep(Duration::from_millis(50)).await;
-        phase = scene.world.phase(i);
-    }
+    let phase = scene.end_of(i, Duration::from_secs(5)).await;
     let stopped =
         matches!(&phase, Phase::Ended(End::Failed(why)) if why.contains("the store is damaged"));
     must(stopped, format!("a member with a damaged store is to stop, but: {phase:?}"))?;

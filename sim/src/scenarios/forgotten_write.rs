@@ -36,14 +36,7 @@ async fn forget(scene: &mut Scene) -> Act {
     must(disk.counters().damages > before, "the write was not lost")?;
     scene.world.start(third).await;
 
-    let mut phase = scene.world.phase(i);
-    for _ in 0..200 {
-        if matches!(phase, Phase::Ended(_)) {
-            break;
-        }
-        sleep(Duration::from_millis(50)).await;
-        phase = scene.world.phase(i);
-    }
+    let phase = scene.end_of(i, Duration::from_secs(10)).await;
     let Phase::Ended(End::Failed(why) | End::Refused(why)) = &phase else {
         return must(false, format!("a member that lost what it acknowledged goes on: {phase:?}"));
     };

@@ -185,6 +185,18 @@ impl Scene {
         }
     }
 
+    /// Waits until a member's process has ended by itself, and returns how it is doing then.
+    async fn end_of(&self, i: usize, limit: Duration) -> Phase {
+        let until = self.world.time.elapsed() + limit;
+        loop {
+            let phase = self.world.phase(i);
+            if matches!(phase, Phase::Ended(_)) || self.world.time.elapsed() >= until {
+                return phase;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Waits for a leader and returns its name.
     async fn leader(&mut self) -> Result<String, Violation> {
         for _ in 0..200 {

@@ -22,24 +22,12 @@ pub(super) fn run(options: &Options) -> Held {
         must(removed.is_ok(), format!("removing a member: {removed:?}"))?;
         sleep(Duration::from_secs(2)).await;
         scene.world.resume(i);
-        for _ in 0..200 {
-            if matches!(scene.world.phase(i), Phase::Ended(_)) {
-                break;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-        let end = scene.world.phase(i);
+        let end = scene.end_of(i, Duration::from_secs(10)).await;
         must(end == Phase::Ended(End::Removed), format!("a removed member is {end:?}"))?;
         // Its own log may not know; started again, it is told again.
         scene.world.supervise(i).await;
         scene.world.start(i).await;
-        for _ in 0..200 {
-            if matches!(scene.world.phase(i), Phase::Ended(_)) {
-                break;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-        let end = scene.world.phase(i);
+        let end = scene.end_of(i, Duration::from_secs(10)).await;
         let refused = matches!(&end, Phase::Ended(End::Refused(text)) if text.contains("permanently removed"));
         must(refused, format!("a removed member that is started again is {end:?}"))?;
         scene.world.wipe(i).await;
