@@ -7,7 +7,7 @@ use mainstay::proto::etcdserverpb as pb;
 use tonic::Status;
 
 use crate::time::within;
-use crate::workload::endpoint::Endpoint;
+use crate::workload::endpoint::{Endpoint, PROBE_PORT};
 
 /// An operator at a terminal.
 #[derive(Clone)]
@@ -108,6 +108,14 @@ impl Admin {
         let mut client = self.endpoint.maintenance(member);
         let request = pb::MoveLeaderRequest { target_id: target };
         flat(within(self.patience, client.move_leader(request)).await).map(drop)
+    }
+
+    /// Probes a member over HTTP/1.1; returns the answer's status and body.
+    pub async fn probe(&self, member: &str, target: &str) -> Outcome<(u16, String)> {
+        match within(self.patience, self.endpoint.get(member, PROBE_PORT, target)).await {
+            Some(answer) => answer.map_err(|error| error.to_string()),
+            None => Err("no answer in time".to_owned()),
+        }
     }
 
     /// Puts a key.

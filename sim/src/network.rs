@@ -86,6 +86,8 @@ pub struct Counters {
     pub http2: u64,
     /// Those on which a TLS handshake was begun.
     pub tls: u64,
+    /// Those on which HTTP/1.1 was, by probes.
+    pub http1: u64,
     /// Those on which anything else was spoken.
     pub foreign: u64,
     /// Connections refused.
@@ -728,9 +730,10 @@ impl AsyncWrite for SimStream {
         state.counters.short_writes += u64::from(n < data.len());
         if first && self.side == 0 {
             // As far as it goes: a first write may be a few bytes.
-            let begins = HTTP2_PREFACE.len().min(n);
+            let begins = |with: &[u8]| data[..n].iter().zip(with).all(|(a, b)| a == b);
             match data.first() {
-                _ if data[..begins] == HTTP2_PREFACE[..begins] => state.counters.http2 += 1,
+                _ if begins(HTTP2_PREFACE) => state.counters.http2 += 1,
+                _ if begins(b"GET ") => state.counters.http1 += 1,
                 Some(&TLS_HANDSHAKE) => state.counters.tls += 1,
                 _ => state.counters.foreign += 1,
             }

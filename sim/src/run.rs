@@ -31,6 +31,7 @@ use crate::trace::lock;
 use crate::workload::draw::Draw;
 use crate::workload::history::History;
 use crate::workload::inspector::Inspector;
+use crate::workload::prober::Prober;
 use crate::workload::watcher::{Numbers, Watcher};
 use crate::workload::{self, Members, Score, Shared, wire};
 use crate::world::World;
@@ -423,6 +424,15 @@ async fn rough_and_calm(world: Arc<World>, base: Base, _logs: Logs, plan: Plan) 
         patience: Duration::from_millis(plan.load.patience),
     };
     clients.push(madsim::task::spawn_local(inspector.run()));
+    let prober = Prober {
+        endpoint: world.endpoint("prober"),
+        rng: Rng::new(plan.seed, "prober"),
+        shared: shared(&stop_clients),
+        found: base.found.clone(),
+        patience: Duration::from_millis(plan.load.patience),
+        tls: plan.mtls,
+    };
+    clients.push(madsim::task::spawn_local(prober.run()));
     let leaders = Arc::new(Mutex::new(Leaders::default()));
     world.background(observe(
         Admin::new(world.endpoint("observer"), Duration::from_millis(500)),
@@ -588,7 +598,27 @@ impl Demands<'_> {
             self.put_through(&name, until).await?;
         }
         let revision = self.converge(until).await?;
+        for name in self.names {
+            self.ready(name, until).await?;
+        }
         self.equal_hashes(revision).await
+    }
+
+    /// A member says that it is ready. Whether it is a learner does not matter here.
+    async fn ready(&mut self, name: &str, until: Duration) -> Result<(), Violation> {
+        let mut last = String::new();
+        while self.world.time.elapsed() <= until {
+            match self.admin.probe(name, "/readyz?exclude=non_learner").await {
+                Ok((200, _)) => return Ok(()),
+                Ok((status, body)) => last = format!("{status} {body:?}"),
+                Err(error) => last = error,
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        Err(Violation::new(
+            "ready",
+            format!("{name} is healed and does not say that it is ready: {last}"),
+        ))
     }
 
     /// A put through every member is acknowledged.

@@ -33,7 +33,7 @@ use crate::rng::Rng;
 use crate::runtime::{Machine, SimRuntime, Tasks};
 use crate::time::{sleep, within};
 use crate::trace::{Trace, lock};
-use crate::workload::endpoint::{CLIENT_PORT, Endpoint};
+use crate::workload::endpoint::{CLIENT_PORT, Endpoint, PROBE_PORT};
 use crate::workload::insider::insider;
 
 /// How a process ended by itself.
@@ -447,6 +447,7 @@ impl World {
             ("data-dir", data_dir),
             ("listen-client-urls", client.replace(name, "0.0.0.0")),
             ("advertise-client-urls", client),
+            ("listen-metrics-urls", format!("http://0.0.0.0:{PROBE_PORT}")),
             ("listen-peer-urls", peer.replace(name, "0.0.0.0")),
             ("initial-advertise-peer-urls", peer),
             ("initial-cluster", initial_cluster.to_owned()),

@@ -128,6 +128,8 @@ pub const CHECKS: &[Check] = &[
     ),
     check("L1", "graceful-stop", "etcd's server", "SIGTERM ends a process in time"),
     check("L1", "liveness", "Thesis, §3.9", "a healed cluster takes a put through every member"),
+    check("L1", "ready", "Kubernetes' probes", "a healed member says that it is ready"),
+    check("L1", "probe", "etcd's HTTP side", "probes over HTTP/1.1 get one of etcd's answers"),
     check("L1", "convergence", "Thesis, §3.9", "all members come to one applied index and leader"),
     check(
         "L1",

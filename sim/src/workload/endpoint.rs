@@ -1,18 +1,20 @@
 //! A client machine's way to the members: one channel each, and the generated clients on it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay::net::tls::{ClientTls, ClientTlsOptions, Platform};
 use mainstay::net::{Channel, ChannelOptions};
 use mainstay::proto::etcdserverpb as pb;
-use mainstay::runtime::Address;
+use mainstay::runtime::{Address, Runtime as _};
 use pb::cluster_client::ClusterClient;
 use pb::kv_client::KvClient;
 use pb::lease_client::LeaseClient;
 use pb::maintenance_client::MaintenanceClient;
 use pb::watch_client::WatchClient;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::{Code, Status};
@@ -25,6 +27,8 @@ use crate::time::within;
 
 /// The port that members serve clients on.
 pub const CLIENT_PORT: u16 = 2379;
+/// The port on which they answer probes without TLS.
+pub const PROBE_PORT: u16 = 2381;
 
 /// Requests for a stream, from a queue.
 pub struct Requests<T>(mpsc::UnboundedReceiver<T>);
@@ -117,6 +121,19 @@ impl Endpoint {
         MaintenanceClient::new(self.channel(member))
     }
 
+    /// Asks for a path over HTTP/1.1, and returns the answer's status and body.
+    ///
+    /// # Errors
+    /// `InvalidData` for what is no answer; anything else if it did not come whole.
+    pub async fn get(&self, member: &str, port: u16, target: &str) -> io::Result<(u16, String)> {
+        let mut stream = self.runtime.connect(&Address::tcp(member, port)).await?;
+        let ask = format!("GET {target} HTTP/1.1\r\nHost: {member}\r\nConnection: close\r\n\r\n");
+        stream.write_all(ask.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        read_answer(&answer)
+    }
+
     /// Sends an operation to a member and waits for its answer, but not for ever.
     pub async fn call(&mut self, member: &str, op: &Operation, patience: Duration) -> Answer {
         match within(patience, self.send(member, op)).await {
@@ -168,6 +185,25 @@ impl Endpoint {
                 Ok(wire::time_to_live_reply(reply.get_ref()))
             }
         }
+    }
+}
+
+fn read_answer(bytes: &[u8]) -> io::Result<(u16, String)> {
+    let strange = || {
+        let text = String::from_utf8_lossy(bytes);
+        io::Error::new(io::ErrorKind::InvalidData, format!("what is no answer: {text:?}"))
+    };
+    let text = std::str::from_utf8(bytes).map_err(|_| strange())?;
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    };
+    let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    let (status, length): (u16, usize) = status.zip(length).ok_or_else(strange)?;
+    match body.len().cmp(&length) {
+        std::cmp::Ordering::Less => Err(io::ErrorKind::UnexpectedEof.into()),
+        std::cmp::Ordering::Equal => Ok((status, body.to_owned())),
+        std::cmp::Ordering::Greater => Err(strange()),
     }
 }
 

@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod history;
 pub mod insider;
 pub mod inspector;
+pub mod prober;
 pub mod watcher;
 pub mod wire;
 
