@@ -339,6 +339,10 @@ impl Plan {
         if temper == Temper::Calm {
             faults.clear();
         }
+        // It needs five members, so it is dealt oftener there.
+        for (_, weight) in faults.iter_mut().filter(|(f, _)| members == 5 && *f == Fault::Ring) {
+            *weight *= 8;
+        }
         let network = draw_network(rng, brutal);
         let buggify = match temper {
             Temper::Calm => 0,

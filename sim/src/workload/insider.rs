@@ -40,7 +40,7 @@ pub async fn insider(handle: Handle, mut rng: Rng) {
 /// Operations, and the refusals that are due.
 fn ops(rng: &mut Rng) -> Vec<(Op, Option<Refusal>)> {
     let (round, revision) = (rng.next_u64(), 3);
-    vec![
+    let mut ops = vec![
         (Op::KeyspaceHashAsk { round, revision }, None),
         (
             Op::KeyspaceHashReport {
@@ -52,7 +52,6 @@ fn ops(rng: &mut Rng) -> Vec<(Op, Option<Refusal>)> {
             },
             None,
         ),
-        (Op::ClusterVersionSet { version: "three".to_owned() }, None),
         (Op::Alarm { action: AlarmAction::Unknown(9), member: NOBODY.0, alarm: 1 }, None),
         (Op::LeaseGrant { id: LeaseId(0), ttl: 9 }, Some(Refusal::LeaseNotFound)),
         (Op::MemberStoreSet { member: NOBODY, store_id: 1 }, Some(Refusal::MemberNotFound)),
@@ -60,5 +59,10 @@ fn ops(rng: &mut Rng) -> Vec<(Op, Option<Refusal>)> {
             Op::MemberAttributes { member: NOBODY, name: "x".to_owned(), client_urls: Vec::new() },
             Some(Refusal::MemberNotFound),
         ),
-    ]
+    ];
+    // Rare, because each member calls it an error, which would crowd out a failing run's last lines.
+    if rng.below(12) == 0 {
+        ops.push((Op::ClusterVersionSet { version: "three".to_owned() }, None));
+    }
+    ops
 }
