@@ -29,6 +29,9 @@ pub enum Message {
         next_term: Term,
         /// The end of its log.
         last: LogPosition,
+        /// What the sender knows to be committed. If the asked node's log holds it, it is committed
+        /// there too; a change hidden in it may be all that keeps the asked node from campaigning.
+        commit: LogPosition,
     },
     /// The answer to [`Message::PreVote`].
     PreVoteResponse {
@@ -44,6 +47,8 @@ pub enum Message {
     Vote {
         /// The end of the candidate's log.
         last: LogPosition,
+        /// What the candidate knows to be committed, as in [`Message::PreVote`].
+        commit: LogPosition,
         /// Whether the old leader asked for this: then nobody shields it.
         transfer: bool,
     },

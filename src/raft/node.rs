@@ -286,12 +286,18 @@ impl Node {
             Ordering::Equal => {}
         }
         match message {
-            Message::PreVote { next_term, last } => self.on_pre_vote(from, next_term, last),
+            Message::PreVote { next_term, last, commit } => {
+                self.learn_commit(commit);
+                self.on_pre_vote(from, next_term, last);
+            }
             Message::PreVoteResponse { next_term, granted, commit } => {
                 self.learn_commit(commit);
                 self.on_pre_vote_response(from, next_term, granted);
             }
-            Message::Vote { last, transfer: _ } => self.on_vote(from, last),
+            Message::Vote { last, commit, transfer: _ } => {
+                self.learn_commit(commit);
+                self.on_vote(from, last);
+            }
             Message::VoteResponse { granted } => self.on_vote_response(from, granted),
             Message::Append { prev, entries, commit } => {
                 if self.on_leader_contact(from) {

@@ -14,7 +14,7 @@
 //! | `lead 1` | makes n1 leader, silently |
 //! | `propose 1 x`, `change 1 +4 ~5 -2`, `update 1 x` | proposes a command, a membership change |
 //! | `read 1 7`, `transfer 1 2`, `trim 1 5` | … |
-//! | `hold 1`, `release 1`, `persist 1 2` | n1's disk waits; catches up; reports ticket 2 only |
+//! | `hold 1`, `release 1`, `write 1`, `persist 1 2` | n1's disk waits; catches up; writes what it holds longest; reports ticket 2 only |
 //! | `refuse 1`, `lag 1`, `apply 1` | n1's machine refuses changes; applies later; applies now |
 //! | `crash 1`, `restart 1` | loses what is not durable; starts from what is |
 //! | `forget 1 5` | n1's disk, while n1 is down, loses what it called durable from entry 5 on |
@@ -200,11 +200,15 @@ impl Stage {
     }
 
     fn write_all(&mut self, id: NodeId) {
-        while let Some(ready) = self.host(id).queue.pop_front() {
-            self.write(id, &ready);
-            self.step(id, Input::Persisted(ready.ticket.expect("it was queued for its ticket")));
-            self.send(ready.messages_after_persist);
-        }
+        while self.write_oldest(id) {}
+    }
+
+    fn write_oldest(&mut self, id: NodeId) -> bool {
+        let Some(ready) = self.host(id).queue.pop_front() else { return false };
+        self.write(id, &ready);
+        self.step(id, Input::Persisted(ready.ticket.expect("it was queued for its ticket")));
+        self.send(ready.messages_after_persist);
+        true
     }
 
     fn write(&mut self, id: NodeId, ready: &Ready) {
@@ -372,6 +376,9 @@ impl Stage {
                 self.host(id(node)).holds = false;
                 self.write_all(id(node));
             }
+            ("write", [node]) => {
+                assert!(self.write_oldest(id(node)), "{node}'s disk holds nothing")
+            }
             ("persist", [node, ticket]) => {
                 let wanted = number(ticket);
                 let is = |ready: &Ready| ready.ticket.is_some_and(|t| t.number == wanted);
@@ -509,12 +516,15 @@ fn show_message(message: &Message) -> String {
     let name = message.name();
     let yes = |granted: &bool| if *granted { "yes" } else { "no" };
     match message {
-        Message::PreVote { next_term, last } => format!("{name} for {next_term}, log to {last}"),
+        Message::PreVote { next_term, last, commit } => {
+            format!("{name} for {next_term}, log to {last}, commit {commit}")
+        }
         Message::PreVoteResponse { next_term, granted, commit } => {
             format!("{name} for {next_term}: {}, commit {commit}", yes(granted))
         }
-        Message::Vote { last, transfer } => {
-            format!("{name}, log to {last}{}", if *transfer { ", by transfer" } else { "" })
+        Message::Vote { last, commit, transfer } => {
+            let by = if *transfer { ", by transfer" } else { "" };
+            format!("{name}, log to {last}, commit {commit}{by}")
         }
         Message::VoteResponse { granted } => format!("{name}: {}", yes(granted)),
         Message::Append { prev, entries, commit } => {

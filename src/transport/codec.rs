@@ -202,9 +202,11 @@ const REFUSALS: [(Refusal, i32); 7] = [
 pub fn encode(envelope: &Envelope) -> wire::RaftEnvelope {
     use wire::raft_envelope::Kind;
     let kind = match &envelope.message {
-        Message::PreVote { next_term, last } => {
-            Kind::PreVote(wire::PreVote { next_term: next_term.0, last: position(*last) })
-        }
+        Message::PreVote { next_term, last, commit } => Kind::PreVote(wire::PreVote {
+            next_term: next_term.0,
+            last: position(*last),
+            commit: position(*commit),
+        }),
         Message::PreVoteResponse { next_term, granted, commit } => {
             Kind::PreVoteResponse(wire::PreVoteResponse {
                 next_term: next_term.0,
@@ -212,9 +214,11 @@ pub fn encode(envelope: &Envelope) -> wire::RaftEnvelope {
                 commit: position(*commit),
             })
         }
-        Message::Vote { last, transfer } => {
-            Kind::Vote(wire::Vote { last: position(*last), transfer: *transfer })
-        }
+        Message::Vote { last, commit, transfer } => Kind::Vote(wire::Vote {
+            last: position(*last),
+            transfer: *transfer,
+            commit: position(*commit),
+        }),
         Message::VoteResponse { granted } => {
             Kind::VoteResponse(wire::VoteResponse { granted: *granted })
         }
@@ -284,15 +288,21 @@ fn decode_proposal(proposal: wire::Proposal) -> Result<Proposal, CodecError> {
 pub fn decode(envelope: wire::RaftEnvelope) -> Result<Envelope, CodecError> {
     use wire::raft_envelope::Kind;
     let message = match envelope.kind.ok_or(CodecError::Missing("kind"))? {
-        Kind::PreVote(m) => {
-            Message::PreVote { next_term: Term(m.next_term), last: read_position(m.last)? }
-        }
+        Kind::PreVote(m) => Message::PreVote {
+            next_term: Term(m.next_term),
+            last: read_position(m.last)?,
+            commit: read_position(m.commit)?,
+        },
         Kind::PreVoteResponse(m) => Message::PreVoteResponse {
             next_term: Term(m.next_term),
             granted: m.granted,
             commit: read_position(m.commit)?,
         },
-        Kind::Vote(m) => Message::Vote { last: read_position(m.last)?, transfer: m.transfer },
+        Kind::Vote(m) => Message::Vote {
+            last: read_position(m.last)?,
+            commit: read_position(m.commit)?,
+            transfer: m.transfer,
+        },
         Kind::VoteResponse(m) => Message::VoteResponse { granted: m.granted },
         Kind::Append(m) => Message::Append {
             prev: read_position(m.prev)?,
@@ -379,9 +389,9 @@ mod tests {
             .map(|(e, id)| Proposal { id: ProposalId(id), payload: e.payload.clone() })
             .collect();
         let mut all = vec![
-            Message::PreVote { next_term: Term(4), last: at(6, 3) },
+            Message::PreVote { next_term: Term(4), last: at(6, 3), commit: at(5, 2) },
             Message::PreVoteResponse { next_term: Term(4), granted: true, commit: at(3, 2) },
-            Message::Vote { last: at(6, 3), transfer: true },
+            Message::Vote { last: at(6, 3), commit: at(5, 2), transfer: true },
             Message::VoteResponse { granted: false },
             Message::Append { prev: at(0, 0), entries, commit: Index(2) },
             Message::AppendResponse(AppendResponse::Accept { matched: Index(9) }),
@@ -417,7 +427,7 @@ mod tests {
         use wire::raft_envelope::Kind;
         let with = |kind| wire::RaftEnvelope { from: 1, to: 2, term: 3, kind };
         assert_eq!(decode(with(None)), Err(CodecError::Missing("kind")));
-        let vote = Kind::Vote(wire::Vote { last: None, transfer: false });
+        let vote = Kind::Vote(wire::Vote { last: None, transfer: false, commit: None });
         assert_eq!(decode(with(Some(vote))), Err(CodecError::Missing("position")));
         let refused = Kind::ProposeRefused(wire::ProposeRefused { id: 1, reason: 99 });
         assert_eq!(decode(with(Some(refused))), Err(CodecError::Unknown("refusal")));

@@ -14,6 +14,10 @@
 //! A node answers every request for its vote, whatever its own configuration says: it may not have
 //! applied its promotion yet, and the candidate may need exactly this vote.
 //!
+//! Questions and refusals tell what is committed. A membership change that one side has applied and
+//! the other only holds can bar both for ever: who knows of it lacks the longer log, and who has that
+//! takes itself for a learner, or for one who needs a voter that is gone.
+//!
 //! Votes are asked for only when the candidate's own term, vote and log are durable. Asking earlier
 //! would be wrong: a yes is given to the log that was named in the question. If the candidate crashes
 //! and loses the end of that log, the yes, still on its way, would elect a shorter one, and what the
@@ -157,7 +161,8 @@ impl Node {
         self.restart_timer();
         self.votes.clear();
         self.votes.insert(self.config.id, true);
-        let message = Message::PreVote { next_term: self.term.next(), last: self.log.last() };
+        let (last, commit) = (self.log.last(), self.committed());
+        let message = Message::PreVote { next_term: self.term.next(), last, commit };
         for to in self.other_voters() {
             self.say(to, message.clone());
         }
@@ -171,7 +176,8 @@ impl Node {
         self.vote = Some(self.config.id);
         self.restart_timer();
         self.votes.clear();
-        let message = Message::Vote { last: self.log.last(), transfer };
+        let (last, commit) = (self.log.last(), self.committed());
+        let message = Message::Vote { last, commit, transfer };
         for to in self.other_voters() {
             if crate::mutant!("R02") || crate::mutant!("R35") {
                 self.say(to, message.clone());
@@ -278,9 +284,7 @@ impl Node {
     }
 
     fn answer_pre_vote(&mut self, to: NodeId, next_term: Term, granted: bool) {
-        let commit =
-            LogPosition::new(self.commit, self.log.term_at(self.commit).unwrap_or_default());
-        self.say(to, Message::PreVoteResponse { next_term, granted, commit });
+        self.say(to, Message::PreVoteResponse { next_term, granted, commit: self.committed() });
     }
 
     pub(super) fn on_pre_vote_response(&mut self, from: NodeId, next_term: Term, granted: bool) {
@@ -291,6 +295,11 @@ impl Node {
             self.votes.insert(from, granted);
             self.tally_pre_votes();
         }
+    }
+
+    /// Returns the last position that this node knows to be committed.
+    fn committed(&self) -> LogPosition {
+        LogPosition::new(self.commit, self.log.term_at(self.commit).unwrap_or_default())
     }
 
     /// Takes a position that someone knows to be committed. If this log holds it, then, by log

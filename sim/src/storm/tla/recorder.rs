@@ -85,13 +85,16 @@ impl Recorder {
     pub(in crate::storm) fn admits(&mut self, node: &Node, envelope: &Envelope) -> bool {
         let Some(wire) = self.wire(envelope) else {
             // What the spec does not know must not tell of a newer term, nor of a commit.
-            let silent = !matches!(
-                envelope.message,
-                Message::PreVoteResponse { .. } | Message::InstallSnapshot { .. }
-            );
+            let silent = match envelope.message {
+                Message::PreVoteResponse { .. } | Message::InstallSnapshot { .. } => false,
+                Message::PreVote { commit, .. } => !is_news(node, commit),
+                _ => true,
+            };
             return silent && envelope.term <= node.term();
         };
-        if !self.bag.contains_key(&wire) {
+        let tells =
+            matches!(envelope.message, Message::Vote { commit, .. } if is_news(node, commit));
+        if tells || !self.bag.contains_key(&wire) {
             return false;
         }
         match wire.kind {
@@ -316,6 +319,11 @@ impl Recorder {
         self.lines.push(Slot { line: Line { event, view }, behind: Vec::new() });
         self.count += 1;
     }
+}
+
+/// Tells whether a node would learn from this position that more is committed than it knows.
+fn is_news(node: &Node, commit: LogPosition) -> bool {
+    commit.index > node.commit() && node.term_at(commit.index) == Some(commit.term)
 }
 
 /// The spec's answer to a message of an older term.
