@@ -264,7 +264,7 @@ impl Node {
                 match &message {
                     // A pre-vote moves no term, neither the question nor a yes.
                     Message::PreVote { .. } | Message::PreVoteResponse { granted: true, .. } => {}
-                    _ => self.become_follower(term, None),
+                    _ => self.move_on_to(term),
                 }
             }
             Ordering::Less => match &message {

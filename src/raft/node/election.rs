@@ -197,6 +197,17 @@ impl Node {
         both.copied().filter(|id| *id != self.config.id).collect()
     }
 
+    /// Becomes a follower in a newer term that somebody told of. Whoever follows goes on waiting as it
+    /// did: only a leader and a vote given begin the wait anew (Thesis, §3.4). Where nobody asks for
+    /// pre-votes, those who cannot win would else hold up the one who can, again and again.
+    pub(super) fn move_on_to(&mut self, term: Term) {
+        let waited = (self.role == Role::Follower).then_some((self.elapsed, self.timeout));
+        self.become_follower(term, None);
+        if let Some((elapsed, timeout)) = waited {
+            (self.elapsed, self.timeout) = (elapsed, timeout);
+        }
+    }
+
     /// Becomes a follower of `leader`, in this term or a newer one.
     pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
         assert!(term >= self.term, "term regression {} → {term}", self.term);
