@@ -13,6 +13,7 @@ mod alarm;
 mod damage;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -54,6 +55,7 @@ pub struct Nemesis {
     membership: tokio::sync::Mutex<()>,
     /// Held while an alarm is on.
     alarms: tokio::sync::Mutex<()>,
+    alarms_raised: AtomicU64,
     over: Mutex<Duration>,
 }
 
@@ -80,6 +82,7 @@ impl Nemesis {
             planted: Mutex::default(),
             membership: tokio::sync::Mutex::default(),
             alarms: tokio::sync::Mutex::default(),
+            alarms_raised: AtomicU64::new(0),
             over: Mutex::default(),
         })
     }

@@ -659,7 +659,9 @@ impl Demands<'_> {
         use pb::alarm_request::AlarmAction;
         let none = pb::AlarmMember::default();
         let alarms = self.admin.alarm(name, AlarmAction::Get, none).await.unwrap_or_default();
-        for on in alarms.into_iter().filter(|on| on.member_id == crate::nemesis::ALARM_ABOUT) {
+        for on in
+            alarms.into_iter().filter(|on| crate::nemesis::ALARM_ABOUT.contains(&on.member_id))
+        {
             // If this fails, the next refused put comes here again.
             let _ = self.admin.alarm(name, AlarmAction::Deactivate, on).await;
         }

@@ -1,13 +1,16 @@
 //! Alarms: an operator raises one that keeps writes out, and takes it back.
 
+use std::sync::atomic::Ordering;
+
 use mainstay::proto::etcdserverpb as pb;
 use pb::alarm_request::AlarmAction;
 
 use super::Strike;
 use crate::invariants::Violation;
 
-/// The member that the alarm is said to be about: none that there is, so that no member takes it back by itself.
-pub const ABOUT: u64 = 0xA1A2;
+/// The members that alarms are said to be about: none that there is, so that no member takes them back by itself.
+/// Each strike names another: a taking back that was never answered may come true under a later alarm.
+pub const ABOUT: std::ops::Range<u64> = 0xA1A2..0xB1A2;
 
 impl Strike {
     /// Raises an alarm for a while. As long as it is on, no put is acknowledged, and it is listed.
@@ -17,7 +20,8 @@ impl Strike {
         let i = self.any()?;
         let name = self.world().slots[i].name.clone();
         let kind = *self.rng.pick(&[pb::AlarmType::Nospace, pb::AlarmType::Corrupt]);
-        let on = pb::AlarmMember { member_id: ABOUT, alarm: kind.into() };
+        let about = nemesis.alarms_raised.fetch_add(1, Ordering::SeqCst) + ABOUT.start;
+        let on = pb::AlarmMember { member_id: about, alarm: kind.into() };
         let mut admin = nemesis.admin();
         let raised = admin.alarm(&name, AlarmAction::Activate, on).await.is_ok();
         if raised {
