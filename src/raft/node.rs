@@ -264,7 +264,7 @@ impl Node {
                 match &message {
                     // A pre-vote moves no term, neither the question nor a yes.
                     Message::PreVote { .. } | Message::PreVoteResponse { granted: true, .. } => {}
-                    _ => self.move_on_to(term),
+                    _ => self.become_follower(term, None),
                 }
             }
             Ordering::Less => match &message {

@@ -1,7 +1,5 @@
 //! Alarms: an operator raises one that keeps writes out, and takes it back.
 
-use std::sync::atomic::Ordering;
-
 use mainstay::proto::etcdserverpb as pb;
 use pb::alarm_request::AlarmAction;
 
@@ -16,11 +14,12 @@ impl Strike {
     /// Raises an alarm for a while. As long as it is on, no put is acknowledged, and it is listed.
     pub(super) async fn alarm(&mut self) -> Option<()> {
         let nemesis = self.nemesis.clone();
-        let _alone = nemesis.alarms.try_lock().ok()?;
+        let mut raised_before = nemesis.alarms.try_lock().ok()?;
         let i = self.any()?;
         let name = self.world().slots[i].name.clone();
         let kind = *self.rng.pick(&[pb::AlarmType::Nospace, pb::AlarmType::Corrupt]);
-        let about = nemesis.alarms_raised.fetch_add(1, Ordering::SeqCst) + ABOUT.start;
+        let about = ABOUT.start + *raised_before;
+        *raised_before += 1;
         let on = pb::AlarmMember { member_id: about, alarm: kind.into() };
         let mut admin = nemesis.admin();
         let raised = admin.alarm(&name, AlarmAction::Activate, on).await.is_ok();

@@ -197,20 +197,13 @@ impl Node {
         both.copied().filter(|id| *id != self.config.id).collect()
     }
 
-    /// Becomes a follower in a newer term that somebody told of. Whoever follows goes on waiting as it
-    /// did: only a leader and a vote given begin the wait anew (Thesis, §3.4). Where nobody asks for
-    /// pre-votes, those who cannot win would else hold up the one who can, again and again.
-    pub(super) fn move_on_to(&mut self, term: Term) {
-        let waited = (self.role == Role::Follower).then_some((self.elapsed, self.timeout));
-        self.become_follower(term, None);
-        if let Some((elapsed, timeout)) = waited {
-            (self.elapsed, self.timeout) = (elapsed, timeout);
-        }
-    }
-
-    /// Becomes a follower of `leader`, in this term or a newer one.
+    /// Becomes a follower of `leader`, in this term or a newer one. A leader begins the wait anew, and so
+    /// does leaving office; who follows and only hears of a newer term goes on waiting as it did
+    /// (Thesis, §3.4). Where nobody asks for pre-votes, those who cannot win would else hold up the one
+    /// who can, again and again.
     pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
         assert!(term >= self.term, "term regression {} → {term}", self.term);
+        let waits_on = self.role == Role::Follower && leader.is_none();
         if leader != self.leader || term != self.term {
             self.leave_leader(ReadFailure::LeaderChanged);
         }
@@ -224,18 +217,22 @@ impl Node {
         self.uncommitted_bytes = 0;
         self.votes.clear();
         self.leader = leader;
-        self.restart_timer();
-    }
-
-    fn leave_leader(&mut self, reason: ReadFailure) {
-        self.leader = None;
-        self.abandon_reads(reason);
+        if waits_on {
+            self.early = None;
+        } else {
+            self.restart_timer();
+        }
     }
 
     fn restart_timer(&mut self) {
         self.elapsed = 0;
         self.early = None;
         self.draw_timeout();
+    }
+
+    fn leave_leader(&mut self, reason: ReadFailure) {
+        self.leader = None;
+        self.abandon_reads(reason);
     }
 
     fn become_leader(&mut self) {
