@@ -15,6 +15,8 @@
 //! - Rows of the compact revision itself stay, tombstones included, until the next compaction: a
 //!   watcher may still start there.
 //! - Steps may be repeated: a crash in the middle starts the window again.
+//! - Rows of a compaction go only when its hash is stored, or when ten later ones are durable: nobody asks
+//!   for it then, not even after a crash.
 //! - A row that supersedes is walked before a later row removes it, so nothing is forgotten.
 //! - While somebody holds the scrub, nothing is deleted.
 
@@ -194,12 +196,15 @@ impl Store {
             let Some(&(target, previous)) = scrub.pending.front() else {
                 return Ok(ScrubProgress::Idle);
             };
-            if txn.get(Table::Meta, &meta_key(META_COMPACTION, target)).is_none() {
+            if !is_durable(txn, target) {
                 return Ok(ScrubProgress::Idle);
             }
             let work = scrub.work.take().filter(|_| !buggify!("scrub_begins_again"));
             let work = work.unwrap_or_else(|| {
-                let forgotten = scrub.pending.len() > HASHES_MAX;
+                // NB: by the durable ones alone. A crash that takes the latest away would else make this
+                // one, whose rows are half gone, one to be hashed.
+                let later = scrub.pending.get(HASHES_MAX);
+                let forgotten = later.is_some_and(|(later, _)| is_durable(txn, *later));
                 if forgotten || scrub.hashes.contains_key(&target) {
                     // All rows of the compaction before are walked again: its own may still be there.
                     Work::Delete(RowId::new(previous.unwrap_or_default(), 0))
@@ -306,6 +311,11 @@ impl Store {
         scrub.sweep = true;
         Ok(if scrub.pending.is_empty() { ScrubProgress::Idle } else { ScrubProgress::More })
     }
+}
+
+/// Tells whether a compaction that is not scrubbed has reached LMDB.
+fn is_durable(txn: &WriteTxn<'_>, compaction: Revision) -> bool {
+    txn.get(Table::Meta, &meta_key(META_COMPACTION, compaction)).is_some()
 }
 
 /// Notes a compaction that is to be scrubbed.
