@@ -10,9 +10,17 @@
 //! - *Probe*: where the logs part is not known. One append at a time; the next goes when it is
 //!   answered, or when a heartbeat is, so a lost one costs a heartbeat and no flood.
 //! - *Replicate*: appends are pipelined. `next` runs ahead of `matched` by what is in the window, which
-//!   is bounded in number and in bytes, so that a slow peer costs bounded memory.
+//!   is bounded in number and in bytes, so that a slow peer costs bounded memory. The number begins at
+//!   one after each return from *Probe* and grows by what an answer frees, as a TCP sender's slow start
+//!   does (RFC 5681, §3.1).
 //! - *Snapshot*: the log no longer reaches back to the peer. Nothing but heartbeats is sent until the
 //!   driver reports.
+//!
+//! Why appends have to be earned: where messages overtake one another, each append of a flight that
+//! comes before its predecessor is refused, and each of these refusals may arrive after the logs were
+//! found to agree again. If every one of them had the whole window sent anew, they would be the more,
+//! the more there are. So only an answer that brings news widens the window, and a refusal closes it:
+//! what is sent is bounded by what arrives for the first time, whatever the network does.
 //!
 //! Invariants: `matched < next`; `matched` never falls within a term; the window holds ascending
 //! indexes in `matched+1 .. next`, and none outside *Replicate*.
@@ -95,7 +103,8 @@ impl Progress {
         match self.state {
             PeerState::Probe { waiting } => !waiting,
             PeerState::Replicate => {
-                self.window.sent.len() < inflight_max && self.window.bytes < inflight_bytes_max
+                let most = inflight_max.min(self.window.earned);
+                self.window.sent.len() < most && self.window.bytes < inflight_bytes_max
             }
             PeerState::Snapshot => false,
         }
@@ -125,7 +134,10 @@ impl Progress {
     pub(crate) fn on_accept(&mut self, matched: Index, base: Index) -> bool {
         let news = matched > self.matched;
         self.matched = self.matched.max(matched);
-        self.window.free_to(matched);
+        let freed = self.window.free_to(matched);
+        if news {
+            self.window.widen(freed.max(1));
+        }
         match self.state {
             PeerState::Probe { .. } => self.become_replicate(),
             // A late answer does not end a snapshot, unless it shows that none is needed.
@@ -142,7 +154,7 @@ impl Progress {
     pub(crate) fn on_reject(&mut self, prev: Index, hint: Index) -> bool {
         match self.state {
             // An answer to something older than what has matched since.
-            PeerState::Replicate if prev <= self.matched => false,
+            PeerState::Probe { .. } | PeerState::Replicate if prev <= self.matched => false,
             PeerState::Replicate => {
                 self.become_probe(self.matched.next());
                 true
@@ -192,6 +204,7 @@ impl Progress {
 
     fn become_probe(&mut self, next: Index) {
         self.window.clear();
+        self.window.narrow();
         self.state = PeerState::Probe { waiting: false };
         self.next = next;
         self.poke = true;
@@ -222,10 +235,18 @@ impl Progress {
 }
 
 /// Appends on their way: the last index and the size of each, oldest first.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Window {
     sent: VecDeque<(Index, u64)>,
     bytes: u64,
+    /// How many may be on their way at once, by what has arrived since the last *Probe*.
+    earned: usize,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { sent: VecDeque::new(), bytes: 0, earned: 1 }
+    }
 }
 
 impl Window {
@@ -234,13 +255,24 @@ impl Window {
         self.bytes += bytes;
     }
 
-    fn free_to(&mut self, matched: Index) {
+    /// Forgets the appends that have arrived and returns how many these were.
+    fn free_to(&mut self, matched: Index) -> usize {
+        let before = self.sent.len();
         while self.sent.front().is_some_and(|(last, _)| *last <= matched) {
             self.free_one();
             if crate::mutant!("R33") {
-                return;
+                break;
             }
         }
+        before - self.sent.len()
+    }
+
+    fn widen(&mut self, by: usize) {
+        self.earned = self.earned.saturating_add(by);
+    }
+
+    fn narrow(&mut self) {
+        self.earned = if crate::mutant!("R41") { usize::MAX } else { 1 };
     }
 
     fn free_one(&mut self) {

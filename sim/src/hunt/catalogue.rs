@@ -335,6 +335,12 @@ pub const MUTANTS: &[Mutant] = &[
         &["votes_are_asked_by_the_durable", "leader_completeness"],
     ),
     planted(
+        "R41",
+        "each late refusal has a whole window sent anew",
+        &[Storm],
+        &["appends_are_earned"],
+    ),
+    planted(
         "S02",
         "a snapshot's checksum is not looked at",
         &[Server],

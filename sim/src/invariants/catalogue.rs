@@ -110,6 +110,12 @@ pub const CHECKS: &[Check] = &[
         "Thesis, §3.10",
         "a leader that hands over takes no commands",
     ),
+    check(
+        "L0",
+        "appends_are_earned",
+        "RFC 5681, §3.1",
+        "a leader sends what new answers account for, and floods nobody",
+    ),
     check("L0", "protocol_is_kept", "Raft, §5", "no core sees another break the protocol"),
     check("L0", "must_boot", "Raft, §5.1", "what a power loss leaves is enough to start"),
     check("L0", "progress", "Thesis, §3.9", "a connected majority soon commits and converges"),

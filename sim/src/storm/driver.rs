@@ -100,6 +100,7 @@ impl World<'_> {
             must::votes_are_asked_by_the_durable(member, envelope),
             must::promises_are_durable(member, envelope),
             must::one_vote_per_term(truth, envelope),
+            must::appends_are_earned(truth, envelope),
         ];
         verdicts.into_iter().try_for_each(|verdict| self.judge(verdict))
     }

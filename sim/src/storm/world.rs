@@ -506,6 +506,7 @@ impl<'a> World<'a> {
         let was = Was::of(node);
         let installed = matches!(input, Input::SnapshotInstalled(_));
         let before = self.recorder.as_mut().map(|recorder| recorder.before(node, &input));
+        must::note_heard(&mut self.truth, id, was.term, &input);
         node.step(input);
         if let (Some(recorder), Some(before)) = (&mut self.recorder, before) {
             recorder.after(node, before);

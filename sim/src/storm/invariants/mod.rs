@@ -16,6 +16,7 @@ macro_rules! must {
     };
 }
 
+mod appends_are_earned;
 mod applied_contiguous;
 mod commit_is_durable;
 mod commit_is_of_this_term;
@@ -46,6 +47,7 @@ use std::collections::BTreeMap;
 use mainstay::raft::ConfState;
 use mainstay::types::{Index, NodeId, Term};
 
+pub(super) use self::appends_are_earned::{appends_are_earned, note_heard};
 pub(super) use self::applied_contiguous::applied_contiguous;
 pub(super) use self::commits_agree::commits_agree;
 pub(super) use self::config_chain::config_chain;
@@ -82,6 +84,8 @@ pub(super) struct Truth {
     committed: Vec<Committed>,
     /// The configuration after each index that changed it.
     confs: BTreeMap<Index, ConfState>,
+    /// What each leader has sent to each peer.
+    flows: appends_are_earned::Flows,
 }
 
 #[derive(Clone, Copy, Debug)]
