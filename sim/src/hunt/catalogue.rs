@@ -218,6 +218,12 @@ pub const MUTANTS: &[Mutant] = &[
         &[Server],
         &["duplicate-apply", "gap", "order", "ground-truth"],
     ),
+    planted(
+        "M09",
+        "rows of a compaction go before it is certain that nobody asks for its hash",
+        &[Unit, Server],
+        &["unexplained-end", "panic"],
+    ),
     waits("E21", "the auth store forgets its applied index", "waits for authentication"),
     waits("E32", "a lock outlives its session", "waits for locks"),
     waits("E33", "a client repeats a mutation after UNAVAILABLE", "waits for the client library"),
