@@ -391,8 +391,10 @@ mod tests {
         // The third was a false alarm: an echo from the storm came in calm.
         // `vote_request_tells_commit`: who knew of a promotion lacked the longer log.
         // `refused_vote_keeps_the_wait`: without pre-votes those who could not win held up the one who could.
+        // `rival_with_a_longer_log`: the faster clock campaigned, the longer log came second.
         // `late_refusals`: what overtook an append was sent again and again.
-        let seeds = [3_065_309, 3_026_917, 3_126_566, 20_107_962, 30_122_920, 200_199_946];
+        let mut seeds = vec![3_065_309, 3_026_917, 3_126_566, 20_107_962, 30_122_920];
+        seeds.extend([240_018_913, 200_199_946]);
         for seed in seeds {
             hold(seed..seed + 1);
         }
