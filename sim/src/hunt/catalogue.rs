@@ -349,7 +349,7 @@ pub const MUTANTS: &[Mutant] = &[
     planted(
         "S02",
         "a snapshot's checksum is not looked at",
-        &[Server],
+        &[Unit, Server],
         &["equal-hash", "equal-tables"],
     ),
     planted("S03", "checksums are not chained across segments", &[Unit], &[]),

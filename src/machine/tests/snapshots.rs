@@ -254,6 +254,17 @@ fn a_flipped_bit_anywhere_is_refused() {
     assert!(places > 60, "{places} places were tried");
 }
 
+#[cfg(feature = "mutants")]
+#[test]
+fn planted_deafness_to_the_checksum_is_seen() {
+    let before = crate::mutants::activate(&["S02"]);
+    let seen = std::panic::catch_unwind(a_flipped_bit_anywhere_is_refused).is_err();
+    crate::mutants::activate(&before.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(seen);
+    // The hunt in `sim/` reads this.
+    println!("planted S02: seen by a_flipped_bit_anywhere_is_refused");
+}
+
 #[test]
 fn a_snapshot_of_a_store_that_has_lost_a_row_is_refused() {
     let mut world = sample();

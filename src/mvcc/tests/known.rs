@@ -144,3 +144,15 @@ fn a_compaction_is_forgotten_only_when_ten_later_ones_are_durable() {
     assert_eq!(member.scrub(1000, 1000), ScrubProgress::Idle);
     assert_eq!(member.store().scrubbed(), Some(Revision(13)));
 }
+
+#[cfg(feature = "mutants")]
+#[test]
+fn planted_haste_to_forget_is_seen() {
+    let before = crate::mutants::activate(&["M09"]);
+    let test = a_compaction_is_forgotten_only_when_ten_later_ones_are_durable;
+    let seen = std::panic::catch_unwind(test).is_err();
+    crate::mutants::activate(&before.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(seen);
+    // The hunt in `sim/` reads this.
+    println!("planted M09: seen by a_compaction_is_forgotten_only_when_ten_later_ones_are_durable");
+}
