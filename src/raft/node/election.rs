@@ -335,8 +335,8 @@ impl Node {
         let free = self.vote == Some(from) || (self.vote.is_none() && self.leader.is_none());
         let refuses = crate::mutant!("R23b") && self.conf.is_learner(self.config.id);
         if !free || !self.is_up_to_date(last) || refuses {
-            let rival = self.vote == Some(self.config.id) && self.role != Role::Leader;
-            if rival && last > self.log.last() {
+            let rivals = self.vote == Some(self.config.id) && self.leader.is_none();
+            if rivals && last > self.log.last() {
                 self.elapsed = 0;
                 self.draw_timeout();
                 self.timeout += self.config.election_ticks;
