@@ -1,6 +1,10 @@
-use super::*;
+use std::os::fd::AsRawFd;
+
+use mainstay::runtime::{Disk as _, DiskFile as _, OpenHow};
 use mainstay::storage::{ChangeSet, Storage, StorageOptions, Table, Write};
 use mainstay::types::{Index, LogPosition, Term};
+
+use super::*;
 
 fn check(situation: impl FnOnce(Arc<HostDisk>)) {
     let runtime = madsim::runtime::Runtime::with_seed_and_config(1, madsim::Config::default());
