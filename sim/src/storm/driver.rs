@@ -31,7 +31,7 @@ impl World<'_> {
     fn honour(&mut self, id: NodeId, ready: Ready) -> Outcome {
         if let Some(violation) = ready.violations.first() {
             let detail = format!("{id}: {violation}");
-            return self.judge(Err(Broken { name: "protocol_is_kept", detail }));
+            self.judge(Err(Broken { name: "protocol_is_kept", detail }))?;
         }
         let Self { recorder, members, .. } = self;
         if let Some(recorder) = recorder {
