@@ -44,3 +44,27 @@ mod switch {
         ACTIVE.replace(next)
     }
 }
+
+/// Demands that a test fails with a planted defect, and passes without.
+#[cfg(all(test, feature = "mutants"))]
+macro_rules! assert_seen {
+    ($defect:literal, $test:path) => {
+        $crate::mutants::assert_seen_by($defect, stringify!($test), $test)
+    };
+}
+
+#[cfg(all(test, feature = "mutants"))]
+pub(crate) use assert_seen;
+
+/// What [`assert_seen`] does with a test of this name. The hunt in `sim/` reads what is printed.
+#[cfg(all(test, feature = "mutants"))]
+pub(crate) fn assert_seen_by(defect: &str, name: &str, test: fn()) {
+    use std::panic::catch_unwind;
+
+    catch_unwind(test).expect("the test passes on the clean code");
+    let clean = activate(&[defect]);
+    let seen = catch_unwind(test).is_err();
+    activate(&clean.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(seen, "{defect} is not seen by {name}");
+    println!("planted {defect}: seen by {name}");
+}

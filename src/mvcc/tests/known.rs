@@ -148,11 +148,7 @@ fn a_compaction_is_forgotten_only_when_ten_later_ones_are_durable() {
 #[cfg(feature = "mutants")]
 #[test]
 fn planted_haste_to_forget_is_seen() {
-    let before = crate::mutants::activate(&["M09"]);
-    let test = a_compaction_is_forgotten_only_when_ten_later_ones_are_durable;
-    let seen = std::panic::catch_unwind(test).is_err();
-    crate::mutants::activate(&before.iter().map(String::as_str).collect::<Vec<_>>());
-    assert!(seen);
-    // The hunt in `sim/` reads this.
-    println!("planted M09: seen by a_compaction_is_forgotten_only_when_ten_later_ones_are_durable");
+    use crate::mutants::assert_seen;
+
+    assert_seen!("M09", a_compaction_is_forgotten_only_when_ten_later_ones_are_durable);
 }

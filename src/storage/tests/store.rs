@@ -410,18 +410,8 @@ fn views_on_other_threads_see_whole_change_sets_while_batches_are_written() {
 #[cfg(feature = "mutants")]
 #[test]
 fn planted_defects_of_the_batches_are_seen() {
-    // The hunt in `sim/` reads what is printed.
-    let seen = |defect: &str, name: &str, test: fn()| {
-        let clean = crate::mutants::activate(&[defect]);
-        let found = std::panic::catch_unwind(test).is_err();
-        crate::mutants::activate(&clean.iter().map(String::as_str).collect::<Vec<_>>());
-        if found {
-            println!("planted {defect}: seen by {name}");
-        }
-        found
-    };
-    let together = data_and_position_are_stored_together;
-    assert!(seen("E01", "data_and_position_are_stored_together", together));
-    let poisons = a_batch_that_cannot_be_written_poisons_the_store_and_reads_go_on;
-    assert!(seen("S08", "a_batch_that_cannot_be_written_poisons_the_store", poisons));
+    use crate::mutants::assert_seen;
+
+    assert_seen!("E01", data_and_position_are_stored_together);
+    assert_seen!("S08", a_batch_that_cannot_be_written_poisons_the_store_and_reads_go_on);
 }
